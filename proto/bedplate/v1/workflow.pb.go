@@ -737,8 +737,12 @@ type WorkflowStatus struct {
 	Run uint32 `protobuf:"varint,9,opt,name=run,proto3" json:"run,omitempty"`
 	// A person has asked for it to be cancelled.
 	CancelRequested bool `protobuf:"varint,10,opt,name=cancel_requested,json=cancelRequested,proto3" json:"cancel_requested,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How much of what the agent sent is on record.
+	Delivery *Delivery `protobuf:"bytes,11,opt,name=delivery,proto3" json:"delivery,omitempty"`
+	// When the machine was there for the present run; the template's timeout counts from here.
+	RunTime       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=run_time,json=runTime,proto3" json:"run_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkflowStatus) Reset() {
@@ -841,6 +845,75 @@ func (x *WorkflowStatus) GetCancelRequested() bool {
 	return false
 }
 
+func (x *WorkflowStatus) GetDelivery() *Delivery {
+	if x != nil {
+		return x.Delivery
+	}
+	return nil
+}
+
+func (x *WorkflowStatus) GetRunTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RunTime
+	}
+	return nil
+}
+
+// Delivery is how far the agent's events have been taken up.
+type Delivery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The boot whose events these are.
+	BootId string `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// Everything up to and with this sequence number is on record.
+	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delivery) Reset() {
+	*x = Delivery{}
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delivery) ProtoMessage() {}
+
+func (x *Delivery) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
+func (*Delivery) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Delivery) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *Delivery) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 // StepStatus is how far one step has come.
 type StepStatus struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -863,7 +936,7 @@ type StepStatus struct {
 
 func (x *StepStatus) Reset() {
 	*x = StepStatus{}
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[8]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +948,7 @@ func (x *StepStatus) String() string {
 func (*StepStatus) ProtoMessage() {}
 
 func (x *StepStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[8]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +961,7 @@ func (x *StepStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepStatus.ProtoReflect.Descriptor instead.
 func (*StepStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{8}
+	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StepStatus) GetId() string {
@@ -968,14 +1041,20 @@ type StepAttempt struct {
 	// Last lines that it printed.
 	LastOutput []string `protobuf:"bytes,7,rep,name=last_output,json=lastOutput,proto3" json:"last_output,omitempty"`
 	// The boot that ran it.
-	BootId        string `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	BootId string `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// The machine restarted while it ran; such an attempt doesn't count against `retries`.
+	Interrupted bool `protobuf:"varint,9,opt,name=interrupted,proto3" json:"interrupted,omitempty"`
+	// The run of the workflow that it belongs to.
+	Run uint32 `protobuf:"varint,10,opt,name=run,proto3" json:"run,omitempty"`
+	// The machine went down as part of it, to come back as this: agent, disk or off.
+	Leaving       string `protobuf:"bytes,11,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepAttempt) Reset() {
 	*x = StepAttempt{}
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[9]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1066,7 @@ func (x *StepAttempt) String() string {
 func (*StepAttempt) ProtoMessage() {}
 
 func (x *StepAttempt) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[9]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1079,7 @@ func (x *StepAttempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepAttempt.ProtoReflect.Descriptor instead.
 func (*StepAttempt) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{9}
+	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StepAttempt) GetNumber() uint32 {
@@ -1059,6 +1138,27 @@ func (x *StepAttempt) GetBootId() string {
 	return ""
 }
 
+func (x *StepAttempt) GetInterrupted() bool {
+	if x != nil {
+		return x.Interrupted
+	}
+	return false
+}
+
+func (x *StepAttempt) GetRun() uint32 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *StepAttempt) GetLeaving() string {
+	if x != nil {
+		return x.Leaving
+	}
+	return ""
+}
+
 // Progress is how far a running step has come.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1076,7 +1176,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[10]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1188,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[10]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1201,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{10}
+	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Progress) GetDone() int64 {
@@ -1154,7 +1254,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[11]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1266,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_workflow_proto_msgTypes[11]
+	mi := &file_bedplate_v1_workflow_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1279,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{11}
+	return file_bedplate_v1_workflow_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogLine) GetStep() string {
@@ -1279,7 +1379,7 @@ const file_bedplate_v1_workflow_proto_rawDesc = "" +
 	"\binstance\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\binstance\x1aQ\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xc0\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xaa\x04\n" +
 	"\x0eWorkflowStatus\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.bedplate.v1.WorkflowStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x129\n" +
@@ -1292,7 +1392,12 @@ const file_bedplate_v1_workflow_proto_rawDesc = "" +
 	"\bboot_ids\x18\b \x03(\tR\abootIds\x12\x10\n" +
 	"\x03run\x18\t \x01(\rR\x03run\x12)\n" +
 	"\x10cancel_requested\x18\n" +
-	" \x01(\bR\x0fcancelRequested\"\xaf\x03\n" +
+	" \x01(\bR\x0fcancelRequested\x121\n" +
+	"\bdelivery\x18\v \x01(\v2\x15.bedplate.v1.DeliveryR\bdelivery\x125\n" +
+	"\brun_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\arunTime\"?\n" +
+	"\bDelivery\x12\x17\n" +
+	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xaf\x03\n" +
 	"\n" +
 	"StepStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1308,7 +1413,7 @@ const file_bedplate_v1_workflow_proto_rawDesc = "" +
 	"\bprogress\x18\t \x01(\v2\x15.bedplate.v1.ProgressR\bprogress\x1aR\n" +
 	"\fOutputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xc5\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\x93\x03\n" +
 	"\vStepAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.bedplate.v1.StepStateR\x05state\x129\n" +
@@ -1319,7 +1424,11 @@ const file_bedplate_v1_workflow_proto_rawDesc = "" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1f\n" +
 	"\vlast_output\x18\a \x03(\tR\n" +
 	"lastOutput\x12\x17\n" +
-	"\aboot_id\x18\b \x01(\tR\x06bootIdB\f\n" +
+	"\aboot_id\x18\b \x01(\tR\x06bootId\x12 \n" +
+	"\vinterrupted\x18\t \x01(\bR\vinterrupted\x12\x10\n" +
+	"\x03run\x18\n" +
+	" \x01(\rR\x03run\x12\x18\n" +
+	"\aleaving\x18\v \x01(\tR\aleavingB\f\n" +
 	"\n" +
 	"_exit_code\"v\n" +
 	"\bProgress\x12\x12\n" +
@@ -1368,7 +1477,7 @@ func file_bedplate_v1_workflow_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_workflow_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bedplate_v1_workflow_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_bedplate_v1_workflow_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_bedplate_v1_workflow_proto_goTypes = []any{
 	(WorkflowState)(0),            // 0: bedplate.v1.WorkflowState
 	(StepState)(0),                // 1: bedplate.v1.StepState
@@ -1380,56 +1489,59 @@ var file_bedplate_v1_workflow_proto_goTypes = []any{
 	(*Workflow)(nil),              // 7: bedplate.v1.Workflow
 	(*WorkflowSpec)(nil),          // 8: bedplate.v1.WorkflowSpec
 	(*WorkflowStatus)(nil),        // 9: bedplate.v1.WorkflowStatus
-	(*StepStatus)(nil),            // 10: bedplate.v1.StepStatus
-	(*StepAttempt)(nil),           // 11: bedplate.v1.StepAttempt
-	(*Progress)(nil),              // 12: bedplate.v1.Progress
-	(*LogLine)(nil),               // 13: bedplate.v1.LogLine
-	nil,                           // 14: bedplate.v1.TemplateSpec.InputsEntry
-	nil,                           // 15: bedplate.v1.Step.WithEntry
-	nil,                           // 16: bedplate.v1.Step.EnvEntry
-	nil,                           // 17: bedplate.v1.WorkflowSpec.InputsEntry
-	nil,                           // 18: bedplate.v1.StepStatus.OutputsEntry
-	(*Metadata)(nil),              // 19: bedplate.v1.Metadata
-	(*structpb.Value)(nil),        // 20: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*Delivery)(nil),              // 10: bedplate.v1.Delivery
+	(*StepStatus)(nil),            // 11: bedplate.v1.StepStatus
+	(*StepAttempt)(nil),           // 12: bedplate.v1.StepAttempt
+	(*Progress)(nil),              // 13: bedplate.v1.Progress
+	(*LogLine)(nil),               // 14: bedplate.v1.LogLine
+	nil,                           // 15: bedplate.v1.TemplateSpec.InputsEntry
+	nil,                           // 16: bedplate.v1.Step.WithEntry
+	nil,                           // 17: bedplate.v1.Step.EnvEntry
+	nil,                           // 18: bedplate.v1.WorkflowSpec.InputsEntry
+	nil,                           // 19: bedplate.v1.StepStatus.OutputsEntry
+	(*Metadata)(nil),              // 20: bedplate.v1.Metadata
+	(*structpb.Value)(nil),        // 21: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_bedplate_v1_workflow_proto_depIdxs = []int32{
-	19, // 0: bedplate.v1.Template.metadata:type_name -> bedplate.v1.Metadata
+	20, // 0: bedplate.v1.Template.metadata:type_name -> bedplate.v1.Metadata
 	3,  // 1: bedplate.v1.Template.spec:type_name -> bedplate.v1.TemplateSpec
-	14, // 2: bedplate.v1.TemplateSpec.inputs:type_name -> bedplate.v1.TemplateSpec.InputsEntry
+	15, // 2: bedplate.v1.TemplateSpec.inputs:type_name -> bedplate.v1.TemplateSpec.InputsEntry
 	5,  // 3: bedplate.v1.TemplateSpec.steps:type_name -> bedplate.v1.Step
 	5,  // 4: bedplate.v1.TemplateSpec.on_failure:type_name -> bedplate.v1.Step
-	20, // 5: bedplate.v1.Input.default:type_name -> google.protobuf.Value
-	15, // 6: bedplate.v1.Step.with:type_name -> bedplate.v1.Step.WithEntry
-	16, // 7: bedplate.v1.Step.env:type_name -> bedplate.v1.Step.EnvEntry
+	21, // 5: bedplate.v1.Input.default:type_name -> google.protobuf.Value
+	16, // 6: bedplate.v1.Step.with:type_name -> bedplate.v1.Step.WithEntry
+	17, // 7: bedplate.v1.Step.env:type_name -> bedplate.v1.Step.EnvEntry
 	6,  // 8: bedplate.v1.Step.retries:type_name -> bedplate.v1.Retries
-	19, // 9: bedplate.v1.Workflow.metadata:type_name -> bedplate.v1.Metadata
+	20, // 9: bedplate.v1.Workflow.metadata:type_name -> bedplate.v1.Metadata
 	8,  // 10: bedplate.v1.Workflow.spec:type_name -> bedplate.v1.WorkflowSpec
 	9,  // 11: bedplate.v1.Workflow.status:type_name -> bedplate.v1.WorkflowStatus
-	17, // 12: bedplate.v1.WorkflowSpec.inputs:type_name -> bedplate.v1.WorkflowSpec.InputsEntry
+	18, // 12: bedplate.v1.WorkflowSpec.inputs:type_name -> bedplate.v1.WorkflowSpec.InputsEntry
 	0,  // 13: bedplate.v1.WorkflowStatus.state:type_name -> bedplate.v1.WorkflowState
-	21, // 14: bedplate.v1.WorkflowStatus.start_time:type_name -> google.protobuf.Timestamp
-	21, // 15: bedplate.v1.WorkflowStatus.end_time:type_name -> google.protobuf.Timestamp
-	21, // 16: bedplate.v1.WorkflowStatus.deadline:type_name -> google.protobuf.Timestamp
+	22, // 14: bedplate.v1.WorkflowStatus.start_time:type_name -> google.protobuf.Timestamp
+	22, // 15: bedplate.v1.WorkflowStatus.end_time:type_name -> google.protobuf.Timestamp
+	22, // 16: bedplate.v1.WorkflowStatus.deadline:type_name -> google.protobuf.Timestamp
 	3,  // 17: bedplate.v1.WorkflowStatus.template:type_name -> bedplate.v1.TemplateSpec
-	10, // 18: bedplate.v1.WorkflowStatus.steps:type_name -> bedplate.v1.StepStatus
-	1,  // 19: bedplate.v1.StepStatus.state:type_name -> bedplate.v1.StepState
-	11, // 20: bedplate.v1.StepStatus.attempts:type_name -> bedplate.v1.StepAttempt
-	18, // 21: bedplate.v1.StepStatus.outputs:type_name -> bedplate.v1.StepStatus.OutputsEntry
-	12, // 22: bedplate.v1.StepStatus.progress:type_name -> bedplate.v1.Progress
-	1,  // 23: bedplate.v1.StepAttempt.state:type_name -> bedplate.v1.StepState
-	21, // 24: bedplate.v1.StepAttempt.start_time:type_name -> google.protobuf.Timestamp
-	21, // 25: bedplate.v1.StepAttempt.end_time:type_name -> google.protobuf.Timestamp
-	21, // 26: bedplate.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	4,  // 27: bedplate.v1.TemplateSpec.InputsEntry.value:type_name -> bedplate.v1.Input
-	20, // 28: bedplate.v1.Step.WithEntry.value:type_name -> google.protobuf.Value
-	20, // 29: bedplate.v1.WorkflowSpec.InputsEntry.value:type_name -> google.protobuf.Value
-	20, // 30: bedplate.v1.StepStatus.OutputsEntry.value:type_name -> google.protobuf.Value
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	11, // 18: bedplate.v1.WorkflowStatus.steps:type_name -> bedplate.v1.StepStatus
+	10, // 19: bedplate.v1.WorkflowStatus.delivery:type_name -> bedplate.v1.Delivery
+	22, // 20: bedplate.v1.WorkflowStatus.run_time:type_name -> google.protobuf.Timestamp
+	1,  // 21: bedplate.v1.StepStatus.state:type_name -> bedplate.v1.StepState
+	12, // 22: bedplate.v1.StepStatus.attempts:type_name -> bedplate.v1.StepAttempt
+	19, // 23: bedplate.v1.StepStatus.outputs:type_name -> bedplate.v1.StepStatus.OutputsEntry
+	13, // 24: bedplate.v1.StepStatus.progress:type_name -> bedplate.v1.Progress
+	1,  // 25: bedplate.v1.StepAttempt.state:type_name -> bedplate.v1.StepState
+	22, // 26: bedplate.v1.StepAttempt.start_time:type_name -> google.protobuf.Timestamp
+	22, // 27: bedplate.v1.StepAttempt.end_time:type_name -> google.protobuf.Timestamp
+	22, // 28: bedplate.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	4,  // 29: bedplate.v1.TemplateSpec.InputsEntry.value:type_name -> bedplate.v1.Input
+	21, // 30: bedplate.v1.Step.WithEntry.value:type_name -> google.protobuf.Value
+	21, // 31: bedplate.v1.WorkflowSpec.InputsEntry.value:type_name -> google.protobuf.Value
+	21, // 32: bedplate.v1.StepStatus.OutputsEntry.value:type_name -> google.protobuf.Value
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_workflow_proto_init() }
@@ -1438,14 +1550,14 @@ func file_bedplate_v1_workflow_proto_init() {
 		return
 	}
 	file_bedplate_v1_meta_proto_init()
-	file_bedplate_v1_workflow_proto_msgTypes[9].OneofWrappers = []any{}
+	file_bedplate_v1_workflow_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_workflow_proto_rawDesc), len(file_bedplate_v1_workflow_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
