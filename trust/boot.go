@@ -108,7 +108,8 @@ func (b *BootTokens) Mint(name machine.Name, mac machine.MAC, now time.Time) (st
 // one the token is returned as well, so that the caller can say whose it was.
 func (b *BootTokens) Verify(token string, now time.Time) (BootToken, error) {
 	text, ok := strings.CutPrefix(token, bootTokenPrefix)
-	if !ok || len(token) > maxBootToken {
+	// encoding/base64 passes over line ends, which would make one token many.
+	if !ok || len(token) > maxBootToken || strings.ContainsAny(text, "\r\n") {
 		return BootToken{}, ErrForeignToken
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
