@@ -1,0 +1,104 @@
+package lifecycle
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func machineIn(state pb.MachineState, change ...func(*pb.Machine)) *pb.Machine {
+	m := &pb.Machine{Metadata: &pb.Metadata{Name: "web-1"}, Spec: &pb.MachineSpec{}, Status: &pb.MachineStatus{State: state}}
+	for _, c := range change {
+		c(m)
+	}
+	return m
+}
+
+func inspected(m *pb.Machine)             { m.Status.Inventory = &pb.Inventory{} }
+func heldByWeb(m *pb.Machine)             { m.Status.Instance = "web" }
+func set(b pb.NextBoot) func(*pb.Machine) { return func(m *pb.Machine) { m.Status.NextBoot = b } }
+
+func instanceIn(state pb.InstanceState) *pb.Instance {
+	return &pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Status: &pb.InstanceStatus{State: state, Machine: "web-1", Workflow: "wf"}}
+}
+
+func TestDecideMachine(t *testing.T) {
+	type want struct {
+		State    pb.MachineState
+		Boot     pb.NextBoot
+		Instance string
+	}
+	for _, tt := range []struct {
+		name    string
+		machine *pb.Machine
+		inst    *pb.Instance
+		want    want
+	}{
+		{"a new machine boots the agent to be inspected", machineIn(0), nil, want{pb.MachineState_ENROLLED, pb.NextBoot_AGENT, ""}},
+		{"an inspected machine is available and boots what is on its disk", machineIn(pb.MachineState_ENROLLED, inspected), nil, want{pb.MachineState_AVAILABLE, pb.NextBoot_DISK, ""}},
+		{"a discovered machine is inspected but not available", machineIn(0, inspected, func(m *pb.Machine) {
+			m.Metadata.Annotations = map[string]string{AnnotationDiscovered: "true"}
+		}), nil, want{pb.MachineState_DISCOVERED, pb.NextBoot_DISK, ""}},
+		{"an accepted machine becomes available", machineIn(pb.MachineState_DISCOVERED, inspected), nil, want{pb.MachineState_AVAILABLE, pb.NextBoot_DISK, ""}},
+		{"a machine of an active instance boots its disk", machineIn(pb.MachineState_PROVISIONING, inspected, heldByWeb, set(pb.NextBoot_AGENT)), instanceIn(pb.InstanceState_INSTANCE_ACTIVE), want{pb.MachineState_ACTIVE, pb.NextBoot_DISK, "web"}},
+		{"a machine whose instance failed is failed and boots what it was told to", machineIn(pb.MachineState_PROVISIONING, heldByWeb, set(pb.NextBoot_DISK)), instanceIn(pb.InstanceState_INSTANCE_FAILED), want{pb.MachineState_FAILED, pb.NextBoot_DISK, "web"}},
+		{"a machine whose instance has gone is free again", machineIn(pb.MachineState_ACTIVE, inspected, heldByWeb), nil, want{pb.MachineState_AVAILABLE, pb.NextBoot_DISK, ""}},
+		{"a wiped machine waits in the agent", machineIn(pb.MachineState_RELEASING, inspected), nil, want{pb.MachineState_AVAILABLE, pb.NextBoot_AGENT, ""}},
+		{"a machine set aside boots its disk", machineIn(pb.MachineState_AVAILABLE, inspected, func(m *pb.Machine) { m.Spec.Maintenance = true }), nil, want{pb.MachineState_MAINTENANCE, pb.NextBoot_DISK, ""}},
+		{"what a machine under a workflow boots is the workflow's to say", machineIn(pb.MachineState_AVAILABLE, inspected, set(pb.NextBoot_AGENT), func(m *pb.Machine) { m.Status.Workflow = "burn-in" }), nil, want{pb.MachineState_AVAILABLE, pb.NextBoot_AGENT, ""}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := decideMachine(tt.machine, tt.inst)
+			if diff := cmp.Diff(tt.want, want{s.state, s.nextBoot, s.instance}); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			again := decideMachine(withStanding(tt.machine, s, now), tt.inst)
+			if again != s {
+				t.Errorf("the decision does not settle: first %+v, then %+v", s, again)
+			}
+		})
+	}
+}
+
+func TestDecideInstance(t *testing.T) {
+	at := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(d)) }
+	wf := func(state pb.WorkflowState, end time.Duration) *pb.Workflow {
+		return &pb.Workflow{Metadata: &pb.Metadata{Name: "wf"}, Status: &pb.WorkflowStatus{State: state, Cause: "step write: no space", EndTime: at(end)}}
+	}
+	home := func(d time.Duration) *pb.Instance {
+		i := instanceIn(pb.InstanceState_INSTANCE_BOOTING)
+		i.Status.PhoneHomeTime = at(d)
+		return i
+	}
+	for _, tt := range []struct {
+		name string
+		inst *pb.Instance
+		wf   *pb.Workflow
+		want pb.InstanceState
+	}{
+		{"a running workflow provisions it", instanceIn(0), wf(pb.WorkflowState_RUNNING, 0), pb.InstanceState_INSTANCE_PROVISIONING},
+		{"a failed workflow fails it", instanceIn(0), wf(pb.WorkflowState_WORKFLOW_FAILED, 0), pb.InstanceState_INSTANCE_FAILED},
+		{"a retried workflow provisions it again", instanceIn(pb.InstanceState_INSTANCE_FAILED), wf(pb.WorkflowState_RUNNING, 0), pb.InstanceState_INSTANCE_PROVISIONING},
+		{"once installed it boots", instanceIn(0), wf(pb.WorkflowState_SUCCEEDED, -time.Minute), pb.InstanceState_INSTANCE_BOOTING},
+		{"a system that has reported in is active", home(-time.Second), wf(pb.WorkflowState_SUCCEEDED, -time.Minute), pb.InstanceState_INSTANCE_ACTIVE},
+		{"a report from before a reinstall does not count", home(-time.Hour), wf(pb.WorkflowState_SUCCEEDED, -time.Minute), pb.InstanceState_INSTANCE_BOOTING},
+		{"a system that never reports in fails it", instanceIn(0), wf(pb.WorkflowState_SUCCEEDED, -PhoneHomeTimeout), pb.InstanceState_INSTANCE_FAILED},
+		{"a late report makes it active after all", home(0), wf(pb.WorkflowState_SUCCEEDED, -2*PhoneHomeTimeout), pb.InstanceState_INSTANCE_ACTIVE},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, cause, _ := decideInstance(tt.inst, tt.wf, now)
+			if got != tt.want {
+				t.Errorf("got %s (%s), want %s", got, cause, tt.want)
+			}
+			if cause == "" {
+				t.Error("the state has no cause")
+			}
+		})
+	}
+}

@@ -1,0 +1,121 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/bedplate/bedplate/machine"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
+)
+
+// Explain says what a machine is waiting for, since when, what was seen of it
+// last, and what a person can do.
+func (c *Controller) Explain(ctx context.Context, name string) (*pb.ExplainMachineResponse, error) {
+	m, err := resource.Get[*pb.Machine](ctx, c.cfg.DB, name)
+	if err != nil {
+		return nil, err
+	}
+	var wf *pb.Workflow
+	if w := m.GetStatus().GetWorkflow(); w != "" {
+		wf, err = resource.Get[*pb.Workflow](ctx, c.cfg.DB, w)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return explain(m, wf, c.cfg.Sightings.Sightings(machine.Name(name)), c.cfg.Now()), nil
+}
+
+func explain(m *pb.Machine, wf *pb.Workflow, seen []*pb.Sighting, now time.Time) *pb.ExplainMachineResponse {
+	r := &pb.ExplainMachineResponse{Machine: m, Sightings: seen, Since: m.GetStatus().GetStateTime(), Deadline: m.GetStatus().GetDeadline()}
+	r.Summary = fmt.Sprintf("%s is %s: %s", m.Metadata.Name, stateName(m.GetStatus().GetState()), m.GetStatus().GetCause())
+	if next := m.GetStatus().GetNextAction(); next != "" {
+		r.Advice = append(r.Advice, next)
+	}
+	switch {
+	case wf != nil:
+		explainWorkflow(r, wf, seen, now)
+	case m.GetStatus().GetState() == pb.MachineState_ENROLLED:
+		r.WaitingFor = "the machine to boot from the network"
+		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+	}
+	return r
+}
+
+func explainWorkflow(r *pb.ExplainMachineResponse, wf *pb.Workflow, seen []*pb.Sighting, now time.Time) {
+	name := wf.Metadata.Name
+	r.Deadline = wf.GetStatus().GetDeadline()
+	switch wf.GetStatus().GetState() {
+	case pb.WorkflowState_WAITING_FOR_MACHINE:
+		r.WaitingFor = "the machine to boot the agent for workflow " + name
+		r.Since = orElse(wf.GetStatus().GetStartTime(), wf.Metadata.CreateTime)
+		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+	case pb.WorkflowState_WAITING_FOR_APPROVAL:
+		r.WaitingFor = "a person to approve workflow " + name
+		r.Advice = append(r.Advice, "`bedplate workflow approve "+name+"`")
+	case pb.WorkflowState_RUNNING:
+		r.WaitingFor = "workflow " + name
+		if s := runningStep(wf); s != nil {
+			r.WaitingFor = fmt.Sprintf("step %s of workflow %s", s.Id, name)
+			if n := len(s.Attempts); n > 0 {
+				r.Since = s.Attempts[n-1].StartTime
+			}
+		}
+		r.Advice = append(r.Advice, "`bedplate workflow logs -f "+name+"`")
+	}
+}
+
+func runningStep(wf *pb.Workflow) *pb.StepStatus {
+	for _, s := range wf.GetStatus().GetSteps() {
+		switch s.State {
+		case pb.StepState_STEP_RUNNING, pb.StepState_STEP_BACKOFF, pb.StepState_STEP_WAITING:
+			return s
+		}
+	}
+	return nil
+}
+
+// adviceNotSeen says what to look at when a machine is expected, by how far it
+// came the last time.
+func adviceNotSeen(seen []*pb.Sighting, now time.Time) []string {
+	if len(seen) == 0 {
+		return []string{
+			"nothing was ever seen of it: is it powered on, cabled, and set to boot from the network first?",
+			"does one of its spec.interfaces have the MAC address of the port that boots?",
+		}
+	}
+	last := seen[0]
+	ago := now.Sub(last.Time.AsTime()).Round(time.Second)
+	where := fmt.Sprintf("last seen %s ago by %s (%s)", ago, last.Source, last.Detail)
+	switch machine.Source(last.Source) {
+	case machine.SourceDHCP:
+		if strings.HasPrefix(last.Detail, "ACK") {
+			return []string{where + ": it got an address but never fetched its boot file: is UDP port 69 or TCP port 8080 blocked?"}
+		}
+		return []string{where + ": its DHCP exchange did not finish: does another DHCP server answer, is the pool full?"}
+	case machine.SourceTFTP:
+		return []string{where + ": its boot file went out but did not run: with Secure Boot an unsigned iPXE is refused"}
+	case machine.SourceHTTP:
+		return []string{where + ": look at its console for what the kernel or the agent says"}
+	}
+	return []string{where + ": it runs its own operating system now; restart it so that it boots from the network"}
+}
+
+func orElse(a, b *timestamppb.Timestamp) *timestamppb.Timestamp {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// stateName returns an enum value as people read it.
+func stateName(e protoreflect.Enum) string {
+	return strings.ReplaceAll(resource.EnumName(e), "_", " ")
+}

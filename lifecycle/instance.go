@@ -1,0 +1,321 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
+)
+
+// Names of the built-in templates.
+const (
+	TemplateInstall = "install-image"
+	TemplateRelease = "release"
+)
+
+// reconcileInstance takes an instance one step further.
+func (c *Controller) reconcileInstance(ctx context.Context, name string) error {
+	inst, ok := c.instances[name]
+	if !ok {
+		return nil
+	}
+	switch {
+	case inst.GetStatus().GetDeleting():
+		return c.release(ctx, inst)
+	case inst.GetStatus().GetMachine() == "":
+		return c.claim(ctx, inst)
+	case inst.GetStatus().GetWorkflow() == "":
+		return c.start(ctx, inst, TemplateInstall)
+	default:
+		return c.follow(ctx, inst)
+	}
+}
+
+// claim gives the instance a machine, in one transaction with the machine:
+// two instances can't get the same one.
+func (c *Controller) claim(ctx context.Context, inst *pb.Instance) error {
+	m, cause := c.choose(inst)
+	if m == nil {
+		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_PENDING, cause, time.Time{})
+	}
+	now := c.cfg.Now()
+	nextInst := withState(inst, pb.InstanceState_INSTANCE_PROVISIONING, "machine "+m.Metadata.Name+" was chosen", time.Time{}, now)
+	nextInst.Status.Machine = m.Metadata.Name
+	s := standingOf(m)
+	s.instance = inst.Metadata.Name
+	nextMachine := withStanding(m, heldBy(nextInst, s), now)
+	err := c.commit(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
+		resource.Put(nextInst), resource.Put(nextMachine),
+		c.cfg.Event("Instance", inst.Metadata.Name, "MachineChosen", m.Metadata.Name, false))
+	if err == nil {
+		// The watch brings the same; without it the next instance could be offered this machine again.
+		c.machines[m.Metadata.Name] = nextMachine
+	}
+	return err
+}
+
+// choose returns the machine for inst, or nil and why there is none.
+func (c *Controller) choose(inst *pb.Instance) (*pb.Machine, string) {
+	if name := inst.GetSpec().GetMachine(); name != "" {
+		return c.named(name)
+	}
+	var candidates []*pb.Machine
+	available := 0
+	for _, m := range c.machines {
+		if !free(m) {
+			continue
+		}
+		available++
+		ok, err := c.cfg.Select(inst.GetSpec().GetSelector(), m)
+		if err != nil {
+			return nil, fmt.Sprintf("the selector can't be evaluated on machine %s: %v", m.Metadata.Name, err)
+		}
+		if ok {
+			candidates = append(candidates, m)
+		}
+	}
+	if len(candidates) == 0 {
+		return nil, fmt.Sprintf("no machine fits: %d are available, none matches the selector %q", available, inst.GetSpec().GetSelector())
+	}
+	// A machine that waits in the agent needs no firmware boot.
+	sort.Slice(candidates, func(i, j int) bool {
+		a, b := candidates[i], candidates[j]
+		if ca, cb := a.GetStatus().GetAgent().GetConnected(), b.GetStatus().GetAgent().GetConnected(); ca != cb {
+			return ca
+		}
+		return a.Metadata.Name < b.Metadata.Name
+	})
+	return candidates[0], ""
+}
+
+func (c *Controller) named(name string) (*pb.Machine, string) {
+	m, ok := c.machines[name]
+	if !ok {
+		return nil, "machine " + name + " is not known: apply it first"
+	}
+	if holder := m.GetStatus().GetInstance(); holder != "" {
+		return nil, "machine " + name + " is held by instance " + holder
+	}
+	switch m.GetStatus().GetState() {
+	case pb.MachineState_AVAILABLE, pb.MachineState_ENROLLED, pb.MachineState_DISCOVERED, pb.MachineState_INSPECTING:
+		return m, ""
+	case pb.MachineState_MACHINE_STATE_UNSPECIFIED:
+		return nil, "machine " + name + " has only just been added"
+	}
+	return nil, fmt.Sprintf("machine %s is %s: %s", name, stateName(m.GetStatus().GetState()), m.GetStatus().GetCause())
+}
+
+// start makes the workflow for the instance. Its name follows from the
+// instance, so that a crash before it is recorded finds it again.
+func (c *Controller) start(ctx context.Context, inst *pb.Instance, template string) error {
+	wf := &pb.Workflow{
+		Metadata: &pb.Metadata{Name: workflowName(inst, template), Labels: map[string]string{"bedplate/instance": inst.Metadata.Name}},
+		Spec: &pb.WorkflowSpec{
+			Template: template, Machine: inst.GetStatus().GetMachine(), Instance: inst.Metadata.Name,
+		},
+	}
+	if template == TemplateInstall {
+		wf.Spec.Inputs = installInputs(inst)
+		if t := inst.GetSpec().GetTemplate(); t != "" {
+			wf.Spec.Template = t
+		}
+	}
+	_, err := c.cfg.Workflows.Create(ctx, wf)
+	if err != nil && !errors.Is(err, resource.ErrExists) {
+		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, fmt.Sprintf("its workflow can't be made: %v", err), time.Time{})
+	}
+	next := proto.Clone(inst).(*pb.Instance)
+	next.Status.Workflow = wf.Metadata.Name
+	return c.commit(ctx, []store.Compare{resource.Unchanged(inst)}, resource.Put(next))
+}
+
+// workflowName names the workflow of one purpose for one life of an instance.
+func workflowName(inst *pb.Instance, template string) string {
+	uid := inst.GetMetadata().GetUid()
+	if len(uid) > 8 {
+		uid = uid[:8]
+	}
+	purpose := "install"
+	if template == TemplateRelease {
+		purpose = "release"
+	}
+	return inst.GetMetadata().GetName() + "-" + purpose + "-" + uid
+}
+
+func installInputs(inst *pb.Instance) map[string]*structpb.Value {
+	inputs := map[string]*structpb.Value{}
+	for name, v := range inst.GetSpec().GetInputs() {
+		inputs[name] = v
+	}
+	if image := inst.GetSpec().GetImage(); image != "" {
+		inputs["image"] = structpb.NewStringValue(image)
+	}
+	if hint := inst.GetSpec().GetDiskHint(); hint != "" {
+		inputs["disk_hint"] = structpb.NewStringValue(hint)
+	}
+	return inputs
+}
+
+// follow brings the instance in line with its workflow and what the installed
+// system reported.
+func (c *Controller) follow(ctx context.Context, inst *pb.Instance) error {
+	wf := c.installWorkflow(inst)
+	if wf == nil {
+		return nil // not seen through the watch yet
+	}
+	state, cause, deadline := decideInstance(inst, wf, c.cfg.Now())
+	return c.setInstance(ctx, inst, state, cause, deadline)
+}
+
+// installWorkflow returns the newest workflow that (re)installs the instance.
+func (c *Controller) installWorkflow(inst *pb.Instance) *pb.Workflow {
+	newest := c.workflows[inst.GetStatus().GetWorkflow()]
+	for _, wf := range c.workflows {
+		if wf.GetSpec().GetInstance() != inst.Metadata.Name || !installs(wf) {
+			continue
+		}
+		if newest == nil || wf.Metadata.CreateTime.AsTime().After(newest.Metadata.CreateTime.AsTime()) {
+			newest = wf
+		}
+	}
+	return newest
+}
+
+// installs reports whether the workflow writes an operating system.
+func installs(wf *pb.Workflow) bool {
+	for _, s := range wf.GetStatus().GetTemplate().GetSteps() {
+		if s.GetUses() == "image.write" {
+			return true
+		}
+	}
+	return false
+}
+
+// decideInstance returns where an instance with that workflow stands.
+func decideInstance(inst *pb.Instance, wf *pb.Workflow, now time.Time) (pb.InstanceState, string, time.Time) {
+	name := wf.GetMetadata().GetName()
+	switch wf.GetStatus().GetState() {
+	case pb.WorkflowState_SUCCEEDED:
+		return decideInstalled(inst, wf, now)
+	case pb.WorkflowState_WORKFLOW_FAILED:
+		return pb.InstanceState_INSTANCE_FAILED, "workflow " + name + " failed: " + wf.GetStatus().GetCause(), time.Time{}
+	case pb.WorkflowState_CANCELLED:
+		return pb.InstanceState_INSTANCE_FAILED, "workflow " + name + " was cancelled: " + wf.GetStatus().GetCause(), time.Time{}
+	}
+	return pb.InstanceState_INSTANCE_PROVISIONING, "workflow " + name + " installs it", time.Time{}
+}
+
+// decideInstalled is about an instance whose image is on the disk: it is
+// active when its system has reported in since.
+func decideInstalled(inst *pb.Instance, wf *pb.Workflow, now time.Time) (pb.InstanceState, string, time.Time) {
+	installed := wf.GetStatus().GetEndTime().AsTime()
+	if home := inst.GetStatus().GetPhoneHomeTime(); home != nil && !home.AsTime().Before(installed) {
+		return pb.InstanceState_INSTANCE_ACTIVE, "the installed system has reported in", time.Time{}
+	}
+	if v, ok := inst.GetSpec().GetInputs()["configuration"]; ok && v.GetStringValue() == "none" {
+		return pb.InstanceState_INSTANCE_ACTIVE, "installed; its image doesn't report in", time.Time{}
+	}
+	deadline := installed.Add(PhoneHomeTimeout)
+	if now.Before(deadline) {
+		return pb.InstanceState_INSTANCE_BOOTING, "the installed system is on its first boot", deadline
+	}
+	return pb.InstanceState_INSTANCE_FAILED,
+		fmt.Sprintf("the installed system has not reported in for %s: look at its console; it needs to reach the metadata service", PhoneHomeTimeout), time.Time{}
+}
+
+// release wipes the instance's machine and then removes the instance.
+func (c *Controller) release(ctx context.Context, inst *pb.Instance) error {
+	m := c.machines[inst.GetStatus().GetMachine()]
+	if m == nil || m.GetStatus().GetInstance() != inst.Metadata.Name {
+		return c.commit(ctx, []store.Compare{resource.Unchanged(inst)}, resource.Remove[*pb.Instance](inst.Metadata.Name),
+			c.cfg.Event("Instance", inst.Metadata.Name, "Deleted", "it held no machine", false))
+	}
+	want := workflowName(inst, TemplateRelease)
+	if inst.GetStatus().GetWorkflow() != want {
+		return c.beginRelease(ctx, inst)
+	}
+	wf := c.workflows[want]
+	switch wf.GetStatus().GetState() {
+	case pb.WorkflowState_SUCCEEDED:
+		return c.finishRelease(ctx, inst, m)
+	case pb.WorkflowState_WORKFLOW_FAILED, pb.WorkflowState_CANCELLED:
+		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, "its disks could not be wiped: "+wf.GetStatus().GetCause(), time.Time{})
+	}
+	return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_RELEASING, "workflow "+want+" wipes its disks", time.Time{})
+}
+
+// beginRelease stops what still runs for the instance, then makes the release workflow.
+func (c *Controller) beginRelease(ctx context.Context, inst *pb.Instance) error {
+	for name, wf := range c.workflows {
+		if wf.GetSpec().GetInstance() != inst.Metadata.Name || ended(wf) || wf.GetStatus().GetCancelRequested() {
+			continue
+		}
+		if _, err := c.cfg.Workflows.Cancel(ctx, name, "instance "+inst.Metadata.Name+" was deleted"); err != nil {
+			return fmt.Errorf("cancelling workflow %s: %w", name, err)
+		}
+	}
+	return c.start(ctx, inst, TemplateRelease)
+}
+
+// finishRelease returns the machine to the pool and removes the instance.
+func (c *Controller) finishRelease(ctx context.Context, inst *pb.Instance, m *pb.Machine) error {
+	s := standingOf(m)
+	s.state, s.instance = pb.MachineState_RELEASING, ""
+	next := withStanding(m, available(s), c.cfg.Now())
+	return c.commit(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
+		resource.Remove[*pb.Instance](inst.Metadata.Name), resource.Put(next),
+		c.cfg.Event("Instance", inst.Metadata.Name, "Deleted", "machine "+m.Metadata.Name+" is back in the pool", false))
+}
+
+func ended(wf *pb.Workflow) bool {
+	switch wf.GetStatus().GetState() {
+	case pb.WorkflowState_SUCCEEDED, pb.WorkflowState_WORKFLOW_FAILED, pb.WorkflowState_CANCELLED:
+		return true
+	}
+	return false
+}
+
+// setInstance stores the instance's state if it differs.
+func (c *Controller) setInstance(ctx context.Context, inst *pb.Instance, state pb.InstanceState, cause string, deadline time.Time) error {
+	s := inst.GetStatus()
+	if s.GetState() == state && s.GetCause() == cause && sameTime(s.GetDeadline(), deadline) {
+		return nil
+	}
+	next := withState(inst, state, cause, deadline, c.cfg.Now())
+	ops := []store.Op{resource.Put(next)}
+	if s.GetState() != state {
+		ops = append(ops, c.cfg.Event("Instance", inst.Metadata.Name, "StateChanged", stateName(state)+": "+cause, state == pb.InstanceState_INSTANCE_FAILED))
+	}
+	return c.commit(ctx, []store.Compare{resource.Unchanged(inst)}, ops...)
+}
+
+func withState(inst *pb.Instance, state pb.InstanceState, cause string, deadline, now time.Time) *pb.Instance {
+	next := proto.Clone(inst).(*pb.Instance)
+	if next.Status == nil {
+		next.Status = &pb.InstanceStatus{}
+	}
+	if next.Status.State != state {
+		next.Status.StateTime = timestamppb.New(now)
+	}
+	next.Status.State, next.Status.Cause, next.Status.Deadline = state, cause, nil
+	if !deadline.IsZero() {
+		next.Status.Deadline = timestamppb.New(deadline)
+	}
+	return next
+}
+
+func sameTime(a *timestamppb.Timestamp, b time.Time) bool {
+	if a == nil {
+		return b.IsZero()
+	}
+	return a.AsTime().Equal(b)
+}

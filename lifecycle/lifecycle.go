@@ -1,0 +1,279 @@
+// Package lifecycle takes machines through their life: it accepts what the
+// agent reports of a new machine, gives machines to instances, has the
+// workflow that installs or releases them made, and follows them until the
+// installed system reports that it is up (DESIGN §3).
+//
+// Every decision is a pure function of the resources as they are; the loop
+// applies one at a time, in a transaction that fails if anything it was
+// decided on has changed. So a crash at any point loses nothing: the same
+// decision is taken again from the same resources.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bedplate/bedplate/machine"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
+)
+
+// PhoneHomeTimeout is how long an installed system may take to report in.
+const PhoneHomeTimeout = 30 * time.Minute
+
+// retryDelay is the wait before a decision that couldn't be applied is taken again.
+const retryDelay = 2 * time.Second
+
+// Workflows is what the controller needs of the workflow service.
+type Workflows interface {
+	// Create stores a new workflow; resource.ErrExists if its name is taken.
+	Create(ctx context.Context, wf *pb.Workflow) (*pb.Workflow, error)
+	// Cancel asks a workflow to stop.
+	Cancel(ctx context.Context, name, reason string) (*pb.Workflow, error)
+}
+
+// Sightings is what Explain reads of the timeline.
+type Sightings interface {
+	Sightings(machine.Name) []*pb.Sighting
+}
+
+// Config is what a Controller needs.
+type Config struct {
+	DB        *resource.DB
+	Workflows Workflows
+	Sightings Sightings
+	// Select reports whether a machine has the properties that an instance asks for.
+	Select func(selector string, m *pb.Machine) (bool, error)
+	// Event returns the op that appends one line to the event log.
+	Event  func(kind, name, reason, message string, warning bool) store.Op
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Controller is the lifecycle service.
+type Controller struct {
+	cfg       Config
+	machines  map[string]*pb.Machine
+	instances map[string]*pb.Instance
+	workflows map[string]*pb.Workflow
+	changes   chan change
+}
+
+// change is one resource that was seen, changed or deleted. It is applied by
+// the loop, which owns the maps. A nil change says that one kind has been
+// listed completely.
+type change func(dirty map[string]bool)
+
+// kinds is how many kinds of resources must have been listed before the first decision.
+const kinds = 3
+
+// New returns a Controller.
+func New(cfg Config) *Controller {
+	return &Controller{
+		cfg:       cfg,
+		machines:  map[string]*pb.Machine{},
+		instances: map[string]*pb.Instance{},
+		workflows: map[string]*pb.Workflow{},
+		changes:   make(chan change, 256),
+	}
+}
+
+// Run reconciles until ctx is done.
+func (c *Controller) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return follow(ctx, c, c.setMachine, c.removeMachine) })
+	g.Go(func() error { return follow(ctx, c, c.setInstanceSeen, c.removeInstance) })
+	g.Go(func() error { return follow(ctx, c, c.setWorkflow, c.removeWorkflow) })
+	g.Go(func() error { return c.loop(ctx) })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("running the lifecycle: %w", err)
+	}
+	return nil
+}
+
+// follow sends every change of one kind to the loop.
+func follow[T resource.Object](ctx context.Context, c *Controller, set func(T, map[string]bool), remove func(string, map[string]bool)) error {
+	send := func(ch change) {
+		select {
+		case c.changes <- ch:
+		case <-ctx.Done():
+		}
+	}
+	return resource.Follow(ctx, c.cfg.DB,
+		func(obj T) { send(func(dirty map[string]bool) { set(obj, dirty) }) },
+		func(name string) { send(func(dirty map[string]bool) { remove(name, dirty) }) },
+		func() { send(nil) })
+}
+
+// loop is the only goroutine that reads and writes the maps. It works through
+// what has changed, then sleeps until the next change or deadline.
+func (c *Controller) loop(ctx context.Context) error {
+	dirty := map[string]bool{}
+	listed := 0
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case ch := <-c.changes:
+			listed += c.take(ch, dirty)
+			listed += c.drain(dirty)
+		case <-timer.C:
+			c.expired(dirty)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if listed < kinds {
+			continue
+		}
+		failed := c.reconcileAll(ctx, dirty)
+		timer.Reset(c.untilNext(failed))
+	}
+}
+
+// drain takes every change that is already waiting, so that one pass answers all.
+func (c *Controller) drain(dirty map[string]bool) int {
+	listed := 0
+	for {
+		select {
+		case ch := <-c.changes:
+			listed += c.take(ch, dirty)
+		default:
+			return listed
+		}
+	}
+}
+
+// take applies one change; it returns 1 if that completed a kind's first list.
+func (c *Controller) take(ch change, dirty map[string]bool) int {
+	if ch == nil {
+		return 1
+	}
+	ch(dirty)
+	return 0
+}
+
+func (c *Controller) setMachine(m *pb.Machine, dirty map[string]bool) {
+	c.machines[m.Metadata.Name] = m
+	dirty["m "+m.Metadata.Name] = true
+	if i := m.GetStatus().GetInstance(); i != "" {
+		dirty["i "+i] = true
+	} else {
+		c.markPending(m, dirty)
+	}
+}
+
+func (c *Controller) removeMachine(name string, dirty map[string]bool) {
+	if i := c.machines[name].GetStatus().GetInstance(); i != "" {
+		dirty["i "+i] = true
+	}
+	delete(c.machines, name)
+}
+
+func (c *Controller) setInstanceSeen(i *pb.Instance, dirty map[string]bool) {
+	c.instances[i.Metadata.Name] = i
+	dirty["i "+i.Metadata.Name] = true
+	if m := i.GetStatus().GetMachine(); m != "" {
+		dirty["m "+m] = true
+	}
+}
+
+func (c *Controller) removeInstance(name string, dirty map[string]bool) {
+	if m := c.instances[name].GetStatus().GetMachine(); m != "" {
+		dirty["m "+m] = true
+	}
+	delete(c.instances, name)
+}
+
+func (c *Controller) setWorkflow(w *pb.Workflow, dirty map[string]bool) {
+	c.workflows[w.Metadata.Name] = w
+	if i := w.GetSpec().GetInstance(); i != "" {
+		dirty["i "+i] = true
+	}
+	dirty["m "+w.GetSpec().GetMachine()] = true
+}
+
+func (c *Controller) removeWorkflow(name string, dirty map[string]bool) {
+	if i := c.workflows[name].GetSpec().GetInstance(); i != "" {
+		dirty["i "+i] = true
+	}
+	delete(c.workflows, name)
+}
+
+// markPending marks the instances that wait for m, or for any machine if m is free.
+func (c *Controller) markPending(m *pb.Machine, dirty map[string]bool) {
+	for name, i := range c.instances {
+		if i.GetStatus().GetMachine() != "" {
+			continue
+		}
+		if want := i.GetSpec().GetMachine(); want == m.Metadata.Name || want == "" && free(m) {
+			dirty["i "+name] = true
+		}
+	}
+}
+
+// free reports whether an instance that asks for properties can have m.
+func free(m *pb.Machine) bool {
+	s := m.GetStatus()
+	return s.GetState() == pb.MachineState_AVAILABLE && s.GetInstance() == "" && s.GetWorkflow() == ""
+}
+
+// expired marks the instances whose deadline has passed.
+func (c *Controller) expired(dirty map[string]bool) {
+	now := c.cfg.Now()
+	for name, i := range c.instances {
+		if d := i.GetStatus().GetDeadline(); d != nil && !d.AsTime().After(now) {
+			dirty["i "+name] = true
+		}
+	}
+}
+
+// untilNext returns how long the loop may sleep.
+func (c *Controller) untilNext(failed bool) time.Duration {
+	if failed {
+		return retryDelay
+	}
+	next := time.Hour
+	now := c.cfg.Now()
+	for _, i := range c.instances {
+		if d := i.GetStatus().GetDeadline(); d != nil {
+			next = min(next, max(d.AsTime().Sub(now), time.Millisecond))
+		}
+	}
+	return next
+}
+
+// reconcileAll works through dirty. What couldn't be done stays marked.
+func (c *Controller) reconcileAll(ctx context.Context, dirty map[string]bool) (failed bool) {
+	for key := range dirty {
+		var err error
+		if name := key[2:]; key[0] == 'i' {
+			err = c.reconcileInstance(ctx, name)
+		} else {
+			err = c.reconcileMachine(ctx, name)
+		}
+		switch {
+		case err == nil, errors.Is(err, store.ErrNotFound):
+			delete(dirty, key)
+		case errors.Is(err, store.ErrConflict):
+			// A newer change is on its way through the watch; decide again then.
+		case ctx.Err() != nil:
+			return true
+		default:
+			c.cfg.Logger.Error("reconciling", "key", key, "err", err)
+			failed = true
+		}
+	}
+	return failed
+}
+
+// commit applies ops if the resources that the decision was taken on are still the same.
+func (c *Controller) commit(ctx context.Context, compares []store.Compare, ops ...store.Op) error {
+	_, err := c.cfg.DB.Store.Txn(ctx, compares, ops)
+	return err
+}
