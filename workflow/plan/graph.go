@@ -44,7 +44,8 @@ type Graph struct {
 	nodes   []node
 	index   map[string]int
 	timeout time.Duration
-	main    int // nodes[:main] are steps, the rest on_failure
+	main    int  // nodes[:main] are steps, the rest on_failure
+	ordered bool // no circle: upstream is known
 }
 
 type node struct {
@@ -62,6 +63,16 @@ type node struct {
 // NewGraph reads a template. The error is a Problems: unknown actions, bad
 // durations, ids that are used twice, needs that lead nowhere or in a circle.
 func NewGraph(t *pb.TemplateSpec) (*Graph, error) {
+	g, problems := Check(t)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return g, nil
+}
+
+// Check is NewGraph for those who look for further problems: the Graph is
+// there even when it has some, to be looked at but not run.
+func Check(t *pb.TemplateSpec) (*Graph, Problems) {
 	var problems Problems
 	g := &Graph{main: len(t.GetSteps()), index: map[string]int{}}
 	g.timeout = duration(&problems, "spec.timeout", t.GetTimeout(), DefaultTimeout)
@@ -75,12 +86,10 @@ func NewGraph(t *pb.TemplateSpec) (*Graph, error) {
 	g.link(&problems)
 	if cycle := g.cycle(); cycle != nil {
 		problems.Add(g.nodes[cycle[0]].field+".needs", 0, "steps need each other in a circle: %s; remove one of these needs", g.path(cycle))
-	}
-	if len(problems) > 0 {
-		return nil, problems
+		return g, problems
 	}
 	g.close()
-	return g, nil
+	return g, problems
 }
 
 func (g *Graph) add(problems *Problems, field string, s *pb.Step) {
@@ -219,6 +228,7 @@ func (g *Graph) path(nodes []int) string {
 
 // close works out which steps are certain to be over before each one.
 func (g *Graph) close() {
+	g.ordered = true
 	for _, i := range g.order() {
 		n := &g.nodes[i]
 		n.upstream = make([]bool, len(g.nodes))
@@ -310,11 +320,11 @@ func (g *Graph) Node(id string) (Node, bool) {
 }
 
 // Upstream reports whether step `before` is certain to be over when step `id`
-// starts.
+// starts. In a Graph with a circle nothing is certain, and the answer is true.
 func (g *Graph) Upstream(id, before string) bool {
 	i, ok := g.index[id]
 	k, found := g.index[before]
-	return ok && found && g.nodes[i].upstream[k]
+	return !g.ordered || ok && found && g.nodes[i].upstream[k]
 }
 
 // retriesInterrupted reports whether a step that a restart of the machine cut
