@@ -2,10 +2,12 @@ package resource
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,8 +18,9 @@ import (
 const (
 	// MaxFileBytes is the longest file.
 	MaxFileBytes = 16 << 20
-	// maxValues bounds the values of one file after its aliases are expanded.
-	maxValues = 1 << 20
+	// spareValues is how many values a file may expand to, by its aliases,
+	// beyond one for every byte that it has.
+	spareValues = 10_000
 	// maxDepth bounds how deep values may be nested.
 	maxDepth = 64
 	// maxFileErrors is how many errors of one file are reported.
@@ -107,7 +110,7 @@ func Decode(filename string, r io.Reader) ([]Item, error) {
 	if len(data) > MaxFileBytes {
 		return nil, FileErrors{{File: filename, Message: fmt.Sprintf("longer than %d MiB", MaxFileBytes>>20)}}
 	}
-	d := &decoder{file: filename}
+	d := &decoder{file: filename, maxValues: len(data) + spareValues}
 	documents := yaml.NewDecoder(bytes.NewReader(plainYAML(data)))
 	for {
 		var node yaml.Node
@@ -122,6 +125,9 @@ func Decode(filename string, r io.Reader) ([]Item, error) {
 		d.document(&node)
 	}
 	if len(d.errs) > 0 {
+		slices.SortStableFunc(d.errs, func(a, b FileError) int {
+			return cmp.Or(a.Line-b.Line, a.Column-b.Column)
+		})
 		return nil, d.errs
 	}
 	return d.items, nil

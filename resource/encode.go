@@ -236,7 +236,12 @@ func numberNode(f float64) *yaml.Node {
 }
 
 func textNode(s string) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	if s == "<<" {
+		// The library quotes what it would take for another type, but not this.
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	return n
 }
 
 func mappingNode(pairs ...any) *yaml.Node {

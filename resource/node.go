@@ -23,7 +23,8 @@ type decoder struct {
 	// positions of the fields of the resource that is being read.
 	positions map[string]position
 	// values counts what has been read, aliases expanded.
-	values int
+	values, maxValues int
+	// nested is set inside a List.
 	nested bool
 }
 
@@ -47,9 +48,9 @@ func (d *decoder) resolve(n *yaml.Node, path string, depth int) (*yaml.Node, boo
 	switch {
 	case depth > maxDepth:
 		d.fail(n, path, "nested deeper than %d levels", maxDepth)
-	case d.values == maxValues:
-		d.fail(n, path, "the file holds more than %d values, or its aliases expand to that", maxValues)
-	case d.values < maxValues:
+	case d.values == d.maxValues:
+		d.fail(n, path, "aliases make the file more than %d values long", d.maxValues)
+	case d.values < d.maxValues:
 		return n, true
 	}
 	return nil, false
@@ -251,7 +252,7 @@ func parseScalar(n *yaml.Node, fd protoreflect.FieldDescriptor) (protoreflect.Va
 	switch fd.Kind() {
 	case protoreflect.StringKind:
 		switch tag {
-		case "!!str", "!!int", "!!float", "!!bool", "!!timestamp":
+		case "!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!merge":
 			// Unquoted text that YAML takes for a number is text all the same: rack: 12.
 			return protoreflect.ValueOfString(text), nil
 		}

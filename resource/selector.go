@@ -88,7 +88,7 @@ func parseTerm(s string) (term, error) {
 	}
 	list, ok = strings.CutSuffix(list, ")")
 	words := strings.Fields(head)
-	if !ok || len(words) != 2 {
+	if !ok || len(words) != 2 || strings.Contains(list, "(") {
 		return term{}, fmt.Errorf("%q: not of the form `key in (a,b)` or `key notin (a,b)`", s)
 	}
 	switch words[1] {

@@ -75,7 +75,7 @@ func violationPath(p *validate.FieldPath) string {
 	return path
 }
 
-// patternMessages says in words what a pattern means, by the field's full name.
+// patternMessage says in words what a pattern means, by the field's full name.
 func patternMessage(field string) string {
 	switch strings.TrimPrefix(field, "bedplate.v1.") {
 	case "Metadata.name":
@@ -94,10 +94,26 @@ func patternMessage(field string) string {
 	return ""
 }
 
+// fieldName is the full name of the field that was looked at; for a map's key
+// that of the map.
+func fieldName(v *protovalidate.Violation) string {
+	if elements := v.Proto.GetField().GetElements(); v.Proto.GetForKey() && len(elements) > 0 {
+		if d := v.FieldDescriptor.ContainingMessage(); d != nil && d.IsMapEntry() {
+			return string(d.Parent().FullName()) + "." + elements[len(elements)-1].GetFieldName()
+		}
+	}
+	return string(v.FieldDescriptor.FullName())
+}
+
 func violationMessage(v *protovalidate.Violation) string {
 	value := ""
-	if s, ok := v.FieldValue.Interface().(string); ok && len(s) <= 64 {
-		value = strconv.Quote(s) + ": "
+	switch f := v.FieldValue.Interface().(type) {
+	case string:
+		if len(f) <= 64 {
+			value = strconv.Quote(f) + ": "
+		}
+	case int32, int64, uint32, uint64:
+		value = fmt.Sprintf("%d: ", f)
 	}
 	rule := v.Proto.GetRuleId()
 	switch {
@@ -105,7 +121,7 @@ func violationMessage(v *protovalidate.Violation) string {
 		if s, ok := v.FieldValue.Interface().(string); ok && s == "" {
 			return "missing"
 		}
-		if m := patternMessage(string(v.FieldDescriptor.FullName())); m != "" {
+		if m := patternMessage(fieldName(v)); m != "" {
 			return value + m
 		}
 	case strings.HasSuffix(rule, "min_len") && value == `"": `:

@@ -1,13 +1,9 @@
 package resource
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -21,12 +17,18 @@ func showPath(parts []string) string {
 	for _, p := range parts {
 		if i, err := strconv.Atoi(p); err == nil && i >= 0 {
 			path = joinIndex(path, i)
-			continue
+		} else {
+			path = joinKey(path, p)
 		}
-		path = joinKey(path, p)
+		if len(path) > maxPathBytes {
+			return path + "…"
+		}
 	}
 	return path
 }
+
+// maxPathBytes is where the path in a message is cut off.
+const maxPathBytes = 200
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
@@ -131,58 +133,4 @@ func distance(a, b string) int {
 		before, last = last, row
 	}
 	return last[len(b)]
-}
-
-// plainYAML makes of JSON what the YAML library reads: tabs become spaces
-// (valid JSON has none inside of strings) and escaped surrogate pairs the
-// characters that they stand for. Anything else is returned as it is.
-func plainYAML(data []byte) []byte {
-	trimmed := bytes.TrimLeft(data, " \t\r\n")
-	if len(trimmed) == 0 || trimmed[0] != '{' || !json.Valid(data) {
-		return data
-	}
-	out := make([]byte, 0, len(data))
-	for i := 0; i < len(data); i++ {
-		switch {
-		case data[i] == '\t':
-			out = append(out, ' ')
-		case data[i] == '\\' && data[i+1] == 'u' && isSurrogate(data[i:]):
-			r := unescape(data[i:])
-			if r == utf8.RuneError {
-				out = append(out, "\\ufffd"...)
-				i += 5
-				continue
-			}
-			out = utf8.AppendRune(out, r)
-			i += 11
-		case data[i] == '\\':
-			out = append(out, data[i], data[i+1])
-			i++
-		default:
-			out = append(out, data[i])
-		}
-	}
-	return out
-}
-
-func isSurrogate(s []byte) bool { return utf16.IsSurrogate(unit(s)) }
-
-// unit reads \uXXXX.
-func unit(s []byte) rune {
-	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
-		return -1
-	}
-	n, err := strconv.ParseUint(string(s[2:6]), 16, 16)
-	if err != nil {
-		return -1
-	}
-	return rune(n)
-}
-
-// unescape reads a pair of escaped surrogates.
-func unescape(s []byte) rune {
-	if len(s) < 12 {
-		return utf8.RuneError
-	}
-	return utf16.DecodeRune(unit(s), unit(s[6:]))
 }
