@@ -1,0 +1,170 @@
+// Package arch holds the table of who may import whom, and fails on any arrow
+// that isn't in it. Services never import each other; they meet in engine.
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/bedplate/bedplate/"
+
+// allowed lists, for each folder, the folders of this module that it may
+// import (with everything below them). A folder may always import its own
+// subfolders, and a subfolder named here has its own row.
+var allowed = map[string][]string{
+	// Leaves: the domain, the wire definitions, the store's contract.
+	"machine":       {},
+	"machine/index": {"machine"},
+	"proto":         {},
+	"store":         {},
+	"store/bolt":    {"store", "store/storetest"},
+	"trust":         {},
+
+	// Typed access to the store, and what is written through it.
+	"resource": {"store", "proto", "machine"},
+	"event":    {"resource", "store", "proto"},
+
+	// Boot services: machine types only.
+	"dhcp":       {"machine"},
+	"dhcp/pxe":   {"machine"},
+	"dhcp/lease": {"machine"},
+	"tftp":       {"machine"},
+	"ipxe":       {"machine"},
+	"metadata":   {"machine"},
+
+	// Images and the agent's system.
+	"images":          {"machine", "proto"},
+	"images/agentos":  {},
+	"images/debian":   {},
+	"images/registry": {},
+
+	// Workflows. action, expression and plan are shared with the agent and do no I/O.
+	"workflow/action":     {"proto"},
+	"workflow/expression": {"workflow/action", "workflow/plan", "proto"},
+	"workflow/plan":       {"workflow/action", "proto"},
+	"workflow":            {"workflow/action", "workflow/expression", "workflow/plan", "resource", "store", "proto", "machine", "event"},
+	"workflow/rpc":        {"workflow", "proto", "machine", "resource", "store"},
+
+	// The agent.
+	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "trust"},
+	"agent/step": {},
+
+	// The control plane.
+	"timeline":  {"machine", "proto", "store"},
+	"lifecycle": {"machine", "resource", "store", "proto"},
+	"api":       {"resource", "store", "proto", "machine", "trust", "event"},
+
+	"lab": {"machine", "proto"},
+
+	// Roots: they may import anything.
+	"engine": {"*"},
+	"cmd":    {"*"},
+	"test":   {"*"},
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range packages(t) {
+		folder := strings.TrimPrefix(p.ImportPath, module)
+		row, ok := rowOf(folder)
+		if !ok {
+			t.Errorf("%s has no row in the import table: add one in the commit that adds the folder, and say why", folder)
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module)
+			if ours && !mayImport(row, to) {
+				t.Errorf("%s imports %s, which the import table doesn't allow", folder, to)
+			}
+		}
+	}
+}
+
+func TestImports_Table(t *testing.T) {
+	var folders []string
+	for _, p := range packages(t) {
+		folders = append(folders, strings.TrimPrefix(p.ImportPath, module))
+	}
+	for row := range allowed {
+		if !slices.ContainsFunc(folders, func(f string) bool { return f == row || strings.HasPrefix(f, row+"/") }) {
+			t.Errorf("row %q is about a folder that isn't there", row)
+		}
+	}
+}
+
+func TestMachineIsALeaf(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.ImportPath != module+"machine" {
+			continue
+		}
+		for _, imp := range p.Imports {
+			if strings.Contains(strings.SplitN(imp, "/", 2)[0], ".") {
+				t.Errorf("machine imports %s: it may use the standard library only", imp)
+			}
+		}
+	}
+}
+
+// rowOf returns the name of the row that a folder falls under: the longest one.
+func rowOf(folder string) (string, bool) {
+	for f := folder; f != ""; {
+		if _, ok := allowed[f]; ok {
+			return f, true
+		}
+		i := strings.LastIndex(f, "/")
+		if i < 0 {
+			break
+		}
+		f = f[:i]
+	}
+	return "", false
+}
+
+func mayImport(row, to string) bool {
+	if to == row || strings.HasPrefix(to, row+"/") {
+		return true
+	}
+	for _, a := range allowed[row] {
+		if a == "*" || to == a || strings.HasPrefix(to, a+"/") && isPlain(a, to) {
+			return true
+		}
+	}
+	return false
+}
+
+// isPlain reports whether no row below a says more about to than a does.
+func isPlain(a, to string) bool {
+	row, ok := rowOf(to)
+	return ok && row == a
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("listing packages: %v", err)
+	}
+	var all []goPackage
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatalf("reading the list of packages: %v", err)
+		}
+		all = append(all, p)
+	}
+}
