@@ -255,8 +255,9 @@ func (c *Controller) release(ctx context.Context, inst *pb.Instance) error {
 
 // beginRelease stops what still runs for the instance, then makes the release workflow.
 func (c *Controller) beginRelease(ctx context.Context, inst *pb.Instance) error {
+	release := workflowName(inst, TemplateRelease)
 	for name, wf := range c.workflows {
-		if wf.GetSpec().GetInstance() != inst.Metadata.Name || ended(wf) || wf.GetStatus().GetCancelRequested() {
+		if name == release || wf.GetSpec().GetInstance() != inst.Metadata.Name || ended(wf) || wf.GetStatus().GetCancelRequested() {
 			continue
 		}
 		if _, err := c.cfg.Workflows.Cancel(ctx, name, "instance "+inst.Metadata.Name+" was deleted"); err != nil {

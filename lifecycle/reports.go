@@ -112,6 +112,15 @@ func (c *Controller) PhoneHome(ctx context.Context, instance, address string) er
 // DeleteInstance marks an instance for release; it is gone when its machine's
 // disks have been wiped.
 func (c *Controller) DeleteInstance(ctx context.Context, name, actor string) error {
+	for {
+		err := c.markDeleting(ctx, name, actor)
+		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (c *Controller) markDeleting(ctx context.Context, name, actor string) error {
 	inst, err := resource.Get[*pb.Instance](ctx, c.cfg.DB, name)
 	if err != nil {
 		return err

@@ -1,0 +1,366 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/bedplate/bedplate/machine"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
+	"github.com/bedplate/bedplate/store/bolt"
+)
+
+// rack is a lifecycle with a store, and workflows that a test ends by hand.
+type rack struct {
+	t   *testing.T
+	db  *resource.DB
+	ctl *Controller
+
+	mu        sync.Mutex
+	cancelled []string
+}
+
+func newRack(t *testing.T) *rack {
+	t.Helper()
+	st, err := bolt.Open(t.TempDir()+"/store.db", bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	var n atomic.Int64
+	r := &rack{t: t, db: &resource.DB{Store: st, Now: time.Now, NewUID: func() string { return fmt.Sprintf("uid%05d", n.Add(1)) }}}
+	r.ctl = r.controller()
+	return r
+}
+
+func (r *rack) controller() *Controller {
+	return New(Config{
+		DB: r.db, Workflows: r, Sightings: r, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Select: func(selector string, m *pb.Machine) (bool, error) {
+			if selector == "broken" {
+				return false, errors.New("undeclared reference to 'broken'")
+			}
+			return strings.Contains(m.Metadata.Name, selector), nil
+		},
+		Event: func(kind, name, reason, message string, warning bool) store.Op {
+			return store.Put("/events/"+kind+name+reason+fmt.Sprint(time.Now().UnixNano()), []byte(message))
+		},
+	})
+}
+
+// Create stores a workflow as the workflow service would.
+func (r *rack) Create(ctx context.Context, wf *pb.Workflow) (*pb.Workflow, error) {
+	wf = proto.Clone(wf).(*pb.Workflow)
+	uses := map[string]string{TemplateInstall: "image.write", TemplateRelease: "disk.wipe"}
+	wf.Status = &pb.WorkflowStatus{State: pb.WorkflowState_WAITING_FOR_MACHINE, Template: &pb.TemplateSpec{Steps: []*pb.Step{{Uses: uses[wf.Spec.Template]}}}}
+	return resource.Create(ctx, r.db, wf)
+}
+
+func (r *rack) Cancel(ctx context.Context, name, _ string) (*pb.Workflow, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cancelled = append(r.cancelled, name)
+	return r.end(name, pb.WorkflowState_CANCELLED), nil
+}
+
+func (r *rack) Sightings(machine.Name) []*pb.Sighting { return nil }
+
+func (r *rack) end(name string, state pb.WorkflowState) *pb.Workflow {
+	r.t.Helper()
+	wf, err := resource.Update(context.Background(), r.db, name, func(wf *pb.Workflow) error {
+		wf.Status.State, wf.Status.EndTime, wf.Status.Cause = state, timestamppb.New(time.Now()), "as the test says"
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return wf
+}
+
+// start runs the controller until the test ends or stop is called.
+func (r *rack) start() (stop func()) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.ctl.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+	})
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// eventually polls the store until ok; the controller works on it in the background.
+func (r *rack) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if ok() {
+			return
+		}
+		waitForChange(r.t, r.db.Store)
+	}
+	r.t.Fatalf("never: %s", what)
+}
+
+// waitForChange returns when the store changes, or after a short while.
+func waitForChange(t *testing.T, st store.Store) {
+	rev, err := st.Revision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	batches, err := st.Watch(ctx, "/", rev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-batches
+}
+
+func (r *rack) machineIs(name string, state pb.MachineState) func() bool {
+	return func() bool {
+		m, err := resource.Get[*pb.Machine](r.t.Context(), r.db, name)
+		return err == nil && m.GetStatus().GetState() == state
+	}
+}
+
+func (r *rack) instanceIs(name string, state pb.InstanceState) func() bool {
+	return func() bool {
+		i, err := resource.Get[*pb.Instance](r.t.Context(), r.db, name)
+		return err == nil && i.GetStatus().GetState() == state
+	}
+}
+
+func (r *rack) add(obj resource.Object) {
+	r.t.Helper()
+	var err error
+	switch o := obj.(type) {
+	case *pb.Machine:
+		_, err = resource.Create(r.t.Context(), r.db, o)
+	case *pb.Instance:
+		_, err = resource.Create(r.t.Context(), r.db, o)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rack) addInspected(name string) {
+	r.t.Helper()
+	r.add(&pb.Machine{Metadata: &pb.Metadata{Name: name}, Spec: &pb.MachineSpec{}, Status: &pb.MachineStatus{Inventory: &pb.Inventory{}}})
+	r.eventually(name+" becomes available", r.machineIs(name, pb.MachineState_AVAILABLE))
+}
+
+func (r *rack) instance(name string) *pb.Instance {
+	r.t.Helper()
+	i, err := resource.Get[*pb.Instance](r.t.Context(), r.db, name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return i
+}
+
+func TestController_WholeLife(t *testing.T) {
+	r := newRack(t)
+	r.start()
+	r.add(&pb.Machine{Metadata: &pb.Metadata{Name: "web-1"}, Spec: &pb.MachineSpec{}})
+	r.eventually("enrolled", r.machineIs("web-1", pb.MachineState_ENROLLED))
+
+	if err := r.ctl.Inventory(t.Context(), "web-1", &pb.Inventory{Kernel: "6.1"}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("available", r.machineIs("web-1", pb.MachineState_AVAILABLE))
+
+	r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1", Image: "debian"}})
+	r.eventually("its workflow is on record", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+	r.eventually("provisioning", r.machineIs("web-1", pb.MachineState_PROVISIONING))
+	install := r.instance("web").Status.Workflow
+	wf, err := resource.Get[*pb.Workflow](t.Context(), r.db, install)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := wf.Spec.Inputs["image"].GetStringValue(); got != "debian" || wf.Spec.Machine != "web-1" || wf.Spec.Instance != "web" {
+		t.Errorf("the workflow is for image %q on %q for %q", got, wf.Spec.Machine, wf.Spec.Instance)
+	}
+
+	r.end(install, pb.WorkflowState_SUCCEEDED)
+	r.eventually("booting", r.instanceIs("web", pb.InstanceState_INSTANCE_BOOTING))
+	if err := r.ctl.PhoneHome(t.Context(), "web", "10.77.0.31"); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("active", r.instanceIs("web", pb.InstanceState_INSTANCE_ACTIVE))
+	r.eventually("machine active", r.machineIs("web-1", pb.MachineState_ACTIVE))
+
+	if err := r.ctl.DeleteInstance(t.Context(), "web", "admin"); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("releasing", r.machineIs("web-1", pb.MachineState_RELEASING))
+	r.end(r.instance("web").Status.Workflow, pb.WorkflowState_SUCCEEDED)
+	r.eventually("back in the pool", r.machineIs("web-1", pb.MachineState_AVAILABLE))
+	if _, err := resource.Get[*pb.Instance](t.Context(), r.db, "web"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the instance is still there: %v", err)
+	}
+}
+
+func TestController_Claims(t *testing.T) {
+	t.Run("two instances can't get one machine, and the second gets it when it is free", func(t *testing.T) {
+		r := newRack(t)
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "a"}, Spec: &pb.InstanceSpec{Selector: "web"}})
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "b"}, Spec: &pb.InstanceSpec{Selector: "web"}})
+		both := func() (claimed int) {
+			for _, name := range []string{"a", "b"} {
+				if r.instance(name).GetStatus().GetMachine() != "" {
+					claimed++
+				}
+			}
+			return claimed
+		}
+		r.eventually("one is claimed, the other waits", func() bool {
+			return both() == 1 && (r.instance("a").GetStatus().GetState() == pb.InstanceState_INSTANCE_PENDING || r.instance("b").GetStatus().GetState() == pb.InstanceState_INSTANCE_PENDING)
+		})
+		r.addInspected("web-2")
+		r.eventually("both are claimed", func() bool { return both() == 2 })
+		if r.instance("a").Status.Machine == r.instance("b").Status.Machine {
+			t.Error("both have the same machine")
+		}
+	})
+	t.Run("an instance whose selector is broken says so", func(t *testing.T) {
+		r := newRack(t)
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "a"}, Spec: &pb.InstanceSpec{Selector: "broken"}})
+		r.eventually("the cause is there", func() bool { return strings.Contains(r.instance("a").GetStatus().GetCause(), "undeclared reference") })
+	})
+}
+
+func TestController_Failures(t *testing.T) {
+	t.Run("a failed install keeps the machine out of the pool until it is retried or deleted", func(t *testing.T) {
+		r := newRack(t)
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1"}})
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+		install := r.instance("web").Status.Workflow
+		r.end(install, pb.WorkflowState_WORKFLOW_FAILED)
+		r.eventually("machine failed", r.machineIs("web-1", pb.MachineState_FAILED))
+		m, _ := resource.Get[*pb.Machine](t.Context(), r.db, "web-1")
+		if !strings.Contains(m.Status.NextAction, "workflow retry "+install) {
+			t.Errorf("the next action is %q", m.Status.NextAction)
+		}
+		r.end(install, pb.WorkflowState_RUNNING)
+		r.eventually("a retry provisions it again", r.instanceIs("web", pb.InstanceState_INSTANCE_PROVISIONING))
+	})
+	t.Run("deleting an instance that is being installed cancels that first", func(t *testing.T) {
+		r := newRack(t)
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1"}})
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+		install := r.instance("web").Status.Workflow
+		if err := r.ctl.DeleteInstance(t.Context(), "web", "admin"); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually("release workflow", func() bool { return strings.Contains(r.instance("web").GetStatus().GetWorkflow(), "-release-") })
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if len(r.cancelled) != 1 || r.cancelled[0] != install {
+			t.Errorf("cancelled %v, want %s", r.cancelled, install)
+		}
+	})
+	t.Run("a machine whose disks could not be wiped never becomes available", func(t *testing.T) {
+		r := newRack(t)
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1"}})
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+		if err := r.ctl.DeleteInstance(t.Context(), "web", "admin"); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually("releasing", r.instanceIs("web", pb.InstanceState_INSTANCE_RELEASING))
+		r.end(r.instance("web").Status.Workflow, pb.WorkflowState_WORKFLOW_FAILED)
+		r.eventually("failed", r.machineIs("web-1", pb.MachineState_FAILED))
+	})
+	t.Run("a controller that is stopped at every stage goes on where it was", func(t *testing.T) {
+		r := newRack(t)
+		r.add(&pb.Machine{Metadata: &pb.Metadata{Name: "web-1"}, Spec: &pb.MachineSpec{}, Status: &pb.MachineStatus{Inventory: &pb.Inventory{}}})
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Selector: "web"}})
+		for range 200 {
+			r.ctl = r.controller()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if err := r.ctl.Run(ctx); err != nil && ctx.Err() == nil {
+				t.Fatal(err)
+			}
+			cancel()
+			if r.instance("web").GetStatus().GetWorkflow() != "" {
+				break
+			}
+		}
+		r.ctl = r.controller()
+		r.start()
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+		all, _, err := resource.All[*pb.Workflow](t.Context(), r.db)
+		if err != nil || len(all) != 1 {
+			t.Errorf("there are %d workflows (%v), want 1", len(all), err)
+		}
+	})
+}
+
+func TestController_Discover(t *testing.T) {
+	r := newRack(t)
+	r.start()
+	mac := machine.MAC{0x52, 0x54, 0, 0x77, 0, 9}
+	for range 2 { // a machine that boots again stays the same machine
+		name, err := r.ctl.Discover(t.Context(), mac, []machine.MAC{mac, {1, 2, 3, 4, 5, 6}}, "11223344-5566-7788-99aa-bbccddeeff00", "SN9")
+		if err != nil || name != "m-525400770009" {
+			t.Fatalf("got %q, %v", name, err)
+		}
+	}
+	r.eventually("discovered", r.machineIs("m-525400770009", pb.MachineState_DISCOVERED))
+	if err := r.ctl.Inventory(t.Context(), "m-525400770009", &pb.Inventory{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := resource.Update(t.Context(), r.db, "m-525400770009", func(m *pb.Machine) error {
+		delete(m.Metadata.Annotations, AnnotationDiscovered)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("accepted", r.machineIs("m-525400770009", pb.MachineState_AVAILABLE))
+}
+
+func TestExplain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := machineIn(pb.MachineState_ENROLLED)
+		for _, tt := range []struct {
+			name string
+			seen []*pb.Sighting
+			want string
+		}{
+			{"never seen", nil, "powered on"},
+			{"stuck after DHCP", []*pb.Sighting{{Source: "dhcp", Detail: "ACK", Time: timestamppb.New(time.Now())}}, "port 69"},
+			{"stuck in DHCP", []*pb.Sighting{{Source: "dhcp", Detail: "OFFER", Time: timestamppb.New(time.Now())}}, "another DHCP server"},
+			{"stuck after TFTP", []*pb.Sighting{{Source: "tftp", Detail: "complete", Time: timestamppb.New(time.Now())}}, "Secure Boot"},
+		} {
+			got := strings.Join(explain(m, nil, tt.seen, time.Now()).Advice, "\n")
+			if !strings.Contains(got, tt.want) {
+				t.Errorf("%s: the advice is %q, want it to speak of %q", tt.name, got, tt.want)
+			}
+		}
+	})
+}
