@@ -1,0 +1,84 @@
+package api
+
+import pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+
+// roles returns the least role that each method needs. A method that isn't in
+// it can't be called.
+func roles() map[string]pb.Role {
+	const (
+		viewer   = pb.Role_VIEWER
+		operator = pb.Role_OPERATOR
+		admin    = pb.Role_ADMIN
+	)
+	return map[string]pb.Role{
+		pb.MachineService_GetMachine_FullMethodName:         viewer,
+		pb.MachineService_ListMachines_FullMethodName:       viewer,
+		pb.MachineService_CreateMachine_FullMethodName:      operator,
+		pb.MachineService_UpdateMachine_FullMethodName:      operator,
+		pb.MachineService_DeleteMachine_FullMethodName:      operator,
+		pb.MachineService_WatchMachines_FullMethodName:      viewer,
+		pb.MachineService_ExplainMachine_FullMethodName:     viewer,
+		pb.MachineService_GetMachineTimeline_FullMethodName: viewer,
+		pb.MachineService_FollowMachine_FullMethodName:      viewer,
+
+		pb.NetworkService_GetNetwork_FullMethodName:    viewer,
+		pb.NetworkService_ListNetworks_FullMethodName:  viewer,
+		pb.NetworkService_CreateNetwork_FullMethodName: operator,
+		pb.NetworkService_UpdateNetwork_FullMethodName: operator,
+		pb.NetworkService_DeleteNetwork_FullMethodName: operator,
+		pb.NetworkService_WatchNetworks_FullMethodName: viewer,
+
+		pb.ImageService_GetImage_FullMethodName:    viewer,
+		pb.ImageService_ListImages_FullMethodName:  viewer,
+		pb.ImageService_CreateImage_FullMethodName: operator,
+		pb.ImageService_UpdateImage_FullMethodName: operator,
+		pb.ImageService_DeleteImage_FullMethodName: operator,
+		pb.ImageService_WatchImages_FullMethodName: viewer,
+		pb.ImageService_UploadImage_FullMethodName: operator,
+
+		pb.TemplateService_GetTemplate_FullMethodName:    viewer,
+		pb.TemplateService_ListTemplates_FullMethodName:  viewer,
+		pb.TemplateService_CreateTemplate_FullMethodName: operator,
+		pb.TemplateService_UpdateTemplate_FullMethodName: operator,
+		pb.TemplateService_DeleteTemplate_FullMethodName: operator,
+		pb.TemplateService_WatchTemplates_FullMethodName: viewer,
+
+		pb.WorkflowService_GetWorkflow_FullMethodName:     viewer,
+		pb.WorkflowService_ListWorkflows_FullMethodName:   viewer,
+		pb.WorkflowService_CreateWorkflow_FullMethodName:  operator,
+		pb.WorkflowService_UpdateWorkflow_FullMethodName:  operator,
+		pb.WorkflowService_DeleteWorkflow_FullMethodName:  operator,
+		pb.WorkflowService_WatchWorkflows_FullMethodName:  viewer,
+		pb.WorkflowService_FollowWorkflow_FullMethodName:  viewer,
+		pb.WorkflowService_CancelWorkflow_FullMethodName:  operator,
+		pb.WorkflowService_RetryWorkflow_FullMethodName:   operator,
+		pb.WorkflowService_ApproveWorkflow_FullMethodName: operator,
+
+		pb.InstanceService_GetInstance_FullMethodName:    viewer,
+		pb.InstanceService_ListInstances_FullMethodName:  viewer,
+		pb.InstanceService_CreateInstance_FullMethodName: operator,
+		pb.InstanceService_UpdateInstance_FullMethodName: operator,
+		pb.InstanceService_DeleteInstance_FullMethodName: operator,
+		pb.InstanceService_WatchInstances_FullMethodName: viewer,
+
+		// Who has access, and the names of secrets, are an admin's to know.
+		pb.TokenService_GetToken_FullMethodName:    admin,
+		pb.TokenService_ListTokens_FullMethodName:  admin,
+		pb.TokenService_CreateToken_FullMethodName: admin,
+		pb.TokenService_UpdateToken_FullMethodName: admin,
+		pb.TokenService_DeleteToken_FullMethodName: admin,
+		pb.TokenService_WatchTokens_FullMethodName: admin,
+
+		pb.SecretService_GetSecret_FullMethodName:    admin,
+		pb.SecretService_ListSecrets_FullMethodName:  admin,
+		pb.SecretService_CreateSecret_FullMethodName: admin,
+		pb.SecretService_UpdateSecret_FullMethodName: admin,
+		pb.SecretService_DeleteSecret_FullMethodName: admin,
+		pb.SecretService_WatchSecrets_FullMethodName: admin,
+
+		pb.EventService_ListEvents_FullMethodName:  viewer,
+		pb.EventService_WatchEvents_FullMethodName: viewer,
+
+		pb.SystemService_GetServerInfo_FullMethodName: viewer,
+	}
+}
