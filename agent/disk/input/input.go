@@ -42,6 +42,9 @@ func (r *Reader) Err() error {
 	return errors.Join(errs...)
 }
 
+// Known is Err without the complaint about inputs nobody asked for.
+func (r *Reader) Known() error { return errors.Join(r.errs...) }
+
 // Fail adds an error about one input.
 func (r *Reader) Fail(name, format string, args ...any) {
 	r.errs = append(r.errs, fmt.Errorf("with.%s: %w", name, fmt.Errorf(format, args...)))

@@ -159,3 +159,12 @@ func ResizeProtective(block []byte, blocks uint64) {
 		binary.LittleEndian.PutUint32(block[mbrTable+12:], uint32(min(blocks-1, 0xffffffff)))
 	}
 }
+
+// ResizeMBR sets the length of one primary partition in block.
+func ResizeMBR(block []byte, p Partition) error {
+	if p.Number < 1 || p.Number > 4 || p.Blocks>>32 != 0 {
+		return fmt.Errorf("partition %d: an MBR can't say %d blocks", p.Number, p.Blocks)
+	}
+	binary.LittleEndian.PutUint32(block[mbrTable+16*(p.Number-1)+12:], uint32(p.Blocks))
+	return nil
+}
