@@ -62,6 +62,9 @@ type Config struct {
 	// an inventory and reports whether there was anything; it may be nil.
 	Collect    func(context.Context) *pb.Inventory
 	Neighbours func(context.Context, *pb.Inventory) (bool, error)
+	// Ready is closed when the network is there; enrolment waits for it, but
+	// not for ever. May be nil.
+	Ready <-chan struct{}
 	// Address is the machine's address as people would look for it.
 	Address func() string
 	Uptime  func() time.Duration
@@ -131,12 +134,30 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { a.inspect(ctx) })
+	a.awaitNetwork(ctx)
 	id, err := a.enrol(ctx)
 	if err != nil {
 		return err
 	}
 	wg.Go(func() { a.runner.run(ctx) })
 	return a.serve(ctx, id)
+}
+
+// readyLimit is how long the network is waited for before the server is
+// tried all the same: a machine with only IPv6 has an address without a lease.
+const readyLimit = 20 * time.Second
+
+func (a *Agent) awaitNetwork(ctx context.Context) {
+	if a.cfg.Ready == nil {
+		return
+	}
+	timer := time.NewTimer(readyLimit)
+	defer timer.Stop()
+	select {
+	case <-a.cfg.Ready:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // facts is the newest inventory and who waits for it.

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,29 @@ import (
 
 // sectorSize is the unit of sysfs's size, whatever the disk's own.
 const sectorSize = 512
+
+// Disks lists the disks without asking them for their health.
+func (c *Collector) Disks(ctx context.Context) ([]*pb.Disk, error) {
+	if _, err := os.Stat(c.path("sys/block")); err != nil {
+		return nil, fmt.Errorf("listing disks: %w", err)
+	}
+	quiet := New(Config{Root: c.cfg.Root, Now: c.cfg.Now, Devices: onlyIdentity{c.cfg.Devices}})
+	ctx, cancel := context.WithTimeout(ctx, deviceLimit)
+	defer cancel()
+	return quiet.disks(ctx, &report{}), nil
+}
+
+// onlyIdentity asks disks who they are, which names them, and nothing else.
+type onlyIdentity struct{ Devices }
+
+func (o onlyIdentity) Identity(ctx context.Context, disk string) ([]byte, error) {
+	if o.Devices == nil {
+		return nil, errNoHealth
+	}
+	return o.Devices.Identity(ctx, disk)
+}
+
+func (onlyIdentity) Health(context.Context, string, string) (*pb.SMART, error) { return nil, nil }
 
 // disks lists what an operating system could be written to.
 func (c *Collector) disks(ctx context.Context, r *report) []*pb.Disk {

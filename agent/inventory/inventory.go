@@ -160,6 +160,9 @@ func (c *Collector) Identity() (uuid, serial string) {
 	return t.System.UUID, t.System.Serial
 }
 
+// HasBMC reports whether SMBIOS names a management controller.
+func (c *Collector) HasBMC() bool { return c.firmwareTables(&report{}).IPMI }
+
 func (c *Collector) memory(r *report, t smbios.Tables) *pb.Memory {
 	m := &pb.Memory{}
 	for line := range strings.Lines(c.read("proc/meminfo")) {

@@ -21,8 +21,6 @@ type Linux struct{ Dev string }
 // commandLimit is how long a disk may take over one question.
 const commandLimit = 3 * time.Second
 
-var errNoHealth = errors.New("disks of this kind have none")
-
 func (l Linux) open(name string, flags int) (*os.File, error) {
 	return os.OpenFile(filepath.Join(l.Dev, name), flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }

@@ -8,7 +8,10 @@ import (
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
 
-var errHealth = errors.New("answer too short")
+var (
+	errHealth   = errors.New("answer too short")
+	errNoHealth = errors.New("disks of this kind have none")
+)
 
 const zeroCelsius = 273 // in kelvin, as NVMe counts
 

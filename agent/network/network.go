@@ -118,7 +118,7 @@ func (m *Manager) Address() netip.Addr {
 // scanInterval is how often new and lost links are looked for. Reading a few
 // files of sysfs a second is nothing; a missed netlink message would be a
 // machine that never comes up.
-const scanInterval = time.Second
+const scanInterval = 200 * time.Millisecond
 
 // Run keeps the network up until ctx is done. Its error is ctx's.
 func (m *Manager) Run(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,8 @@ type Console struct {
 	outs   []chan []byte
 	wg     sync.WaitGroup
 	closed bool
+
+	pending atomic.Int64 // writes handed over and not done
 }
 
 // consoleBacklog is how many writes a console may be behind before text for
@@ -36,6 +39,7 @@ func NewConsole(outs ...io.Writer) *Console {
 		c.wg.Go(func() {
 			for b := range ch {
 				_, _ = w.Write(b) // there is nobody to tell
+				c.pending.Add(-1)
 			}
 		})
 	}
@@ -51,12 +55,32 @@ func (c *Console) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	for _, ch := range c.outs {
+		c.pending.Add(1)
 		select {
 		case ch <- line:
 		default:
+			c.pending.Add(-1)
 		}
 	}
 	return len(b), nil
+}
+
+// Flush gives the consoles at most wait to write what they were given.
+func (c *Console) Flush(wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if c.pending.Load() <= 0 {
+			return
+		}
+		select {
+		case <-timer.C:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // Close lets the consoles finish for at most wait. Later writes go nowhere.

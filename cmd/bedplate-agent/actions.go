@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/bedplate/bedplate/agent/boot"
+	"github.com/bedplate/bedplate/agent/command"
+	"github.com/bedplate/bedplate/agent/container"
+	"github.com/bedplate/bedplate/agent/disk"
+	"github.com/bedplate/bedplate/agent/image"
+	"github.com/bedplate/bedplate/agent/logs"
+	"github.com/bedplate/bedplate/agent/step"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/workflow/expression"
+)
+
+// temp is a folder in memory.
+const temp = "/run/bedplate"
+
+// executors are the actions of this agent; package agent adds inventory.
+func (m *machine) executors() (step.Set, error) {
+	if err := os.MkdirAll(temp, 0o711); err != nil {
+		return nil, fmt.Errorf("making folder: %w", err)
+	}
+	disks, err := disk.New(disk.Config{
+		Disks: m.collector.Disks, Random: rand.Reader, Log: m.log,
+		Match: func(hint string, d *pb.Disk) (bool, error) {
+			return expression.EvalDiskHint(context.Background(), hint, d)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	images, err := image.New(image.Config{Now: time.Now, Log: m.log})
+	if err != nil {
+		return nil, err
+	}
+	set := step.Set{
+		"command":      step.Func(command.Execute),
+		"noop":         step.Func(command.Noop),
+		"logs.collect": logs.Collector{Agent: m.ring, Kernel: logs.ReadKernel},
+		"container":    &container.Executor{Temp: temp, Cgroup: "/sys/fs/cgroup", MemoryLimit: memoryLimit(), ResolvConf: "/etc/resolv.conf"},
+	}
+	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Temp: temp}
+	for _, more := range []step.Set{disks.Steps(), images.Steps(), machine.Executors()} {
+		maps.Copy(set, more)
+	}
+	return set, nil
+}
+
+// memoryLimit is what a container may have: three quarters of the machine.
+func memoryLimit() int64 {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "MemTotal: %d kB", &kib); n == 1 {
+			return kib << 10 / 4 * 3
+		}
+	}
+	return 0
+}
