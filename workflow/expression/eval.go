@@ -235,3 +235,26 @@ func (e *evaluator) text(path string, v *value) string {
 	}
 	return s
 }
+
+// Early evaluates the text that step id gives as the input `name`, if that
+// takes nothing but what is known before the workflow starts: no outputs of
+// steps and no secrets.
+func (b *Bound) Early(ctx context.Context, id, name string) (string, bool) {
+	code, ok := b.template.steps[id]
+	if !ok || code.with[name] == nil {
+		return "", false
+	}
+	v := code.with[name]
+	parts := v.parts
+	if v.whole != nil {
+		parts = []valuePart{{expr: v.whole}}
+	}
+	for _, p := range parts {
+		if p.expr != nil && (len(p.expr.refs.steps) > 0 || len(p.expr.refs.secrets) > 0) {
+			return "", false
+		}
+	}
+	e := evaluator{ctx: ctx, vars: b.facts}
+	text, ok := e.value(name, v).(string)
+	return text, ok && len(e.errs) == 0
+}

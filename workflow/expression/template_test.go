@@ -303,10 +303,10 @@ func TestSelector(t *testing.T) {
 	m := &pb.Machine{Metadata: &pb.Metadata{Name: "a", Labels: map[string]string{"rack": "r1"}}, Status: &pb.MachineStatus{Inventory: &pb.Inventory{Memory: &pb.Memory{UsableBytes: 70e9}}}}
 	for text, want := range map[string]bool{
 		`machine.labels.rack == "r1" && machine.inventory.memory.usable_bytes > 64*GB`: true,
-		`machine.labels.zone == "a"`:                               false,
-		`has(machine.labels.zone)`:                                 false,
-		`"rack" in machine.labels`:                                 true,
-		`machine.inventory.tpm.present`:                            false,
+		`machine.labels.zone == "a"`:                                false,
+		`has(machine.labels.zone)`:                                  false,
+		`"rack" in machine.labels`:                                  true,
+		`machine.inventory.tpm.present`:                             false,
 		`machine.inventory.disks.exists(disk, disk.size_bytes > 1)`: false,
 	} {
 		got, err := EvalSelector(context.Background(), text, m)
