@@ -20,6 +20,6 @@
 // and windowsize=4, aborts with ERROR 8 once it has the size, and asks again:
 // that is an "aborted" request in the metrics and a line at debug, no error.
 //
-// A Server is made by New, bound by Listen and run once by Run. Its methods may
-// not be called concurrently, except Addr.
+// A Server is made by New, then bound by Listen, then run once by Run. After
+// Listen, any goroutine may call Addr.
 package tftp

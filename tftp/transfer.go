@@ -44,9 +44,11 @@ func (s *Server) read(ctx context.Context, raw string, w io.ReaderFrom) (err err
 		return ErrName
 	}
 	log = log.With("file", name)
-	if !s.limit.acquire(peer) {
+	if ok, first := s.limit.acquire(peer); !ok {
 		s.metrics.requests.WithLabelValues(resultBusy).Inc()
-		log.Warn("too many transfers", "err", errBusy)
+		if first {
+			log.Warn("transfers refused: too many under way", "err", errBusy)
+		}
 		return errBusy
 	}
 	defer s.limit.release(peer)
@@ -115,10 +117,16 @@ func (s *Server) refuse(peer netip.Addr, name string, err error) error {
 // transfer sends the file and records how it went.
 func (s *Server) transfer(ctx context.Context, w io.ReaderFrom, r *request) {
 	start := s.cfg.Now()
-	source := &source{
-		ReadSeeker: r.content, ctx: ctx, now: s.cfg.Now,
-		deadline: start.Add(s.cfg.Grace + time.Duration(r.size/s.cfg.MinRate)*time.Second),
-	}
+	deadline := start.Add(s.cfg.Grace + time.Duration(r.size/s.cfg.MinRate)*time.Second)
+	source := &source{ReadSeeker: r.content, end: func() error {
+		switch {
+		case ctx.Err() != nil:
+			return errStopping
+		case s.cfg.Now().After(deadline):
+			return errTooSlow
+		}
+		return nil
+	}}
 	s.metrics.transfers.Inc()
 	n, err := send(w, source)
 	s.metrics.transfers.Dec()
@@ -186,23 +194,17 @@ func (s *Server) observe(sighting machine.Sighting) {
 	s.cfg.Observer.Observe(sighting)
 }
 
-// source is a file that can be read until the deadline and while ctx is not
-// done. The library asks it for each block, so a transfer ends with it.
+// source is a file that can be read until end gives a reason not to. The library
+// asks it for each block, so a transfer ends with it.
 type source struct {
 	io.ReadSeeker
-	// ctx lives as long as the transfer's one call of send.
-	ctx      context.Context
-	now      func() time.Time
-	deadline time.Time
+	end func() error
 }
 
 // Read is io.Reader.
 func (s *source) Read(p []byte) (int, error) {
-	if s.ctx.Err() != nil {
-		return 0, errStopping
-	}
-	if s.now().After(s.deadline) {
-		return 0, errTooSlow
+	if err := s.end(); err != nil {
+		return 0, err
 	}
 	return s.ReadSeeker.Read(p)
 }

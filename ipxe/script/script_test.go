@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -155,4 +156,32 @@ func commands(script string) []string {
 		out = append(out, "\n")
 	}
 	return out
+}
+
+// TestGRUB_Syntax has GRUB's own parser read each golden configuration.
+func TestGRUB_Syntax(t *testing.T) {
+	check, err := exec.LookPath("grub-script-check")
+	if err != nil {
+		t.Skip("SKIPPED: grub-script-check is not installed: apt-get install grub-common")
+	}
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range archive.Files {
+			if f.Name != "grub" {
+				continue
+			}
+			cmd := exec.Command(check)
+			cmd.Stdin = bytes.NewReader(f.Data)
+			if said, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", file, err, said)
+			}
+		}
+	}
 }
