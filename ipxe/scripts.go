@@ -41,7 +41,7 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request) {
 }
 
 // bootMAC returns the interface that a known machine was booted over, as far as
-// its query says: the first of its MAC addresses, which need not be on record.
+// its query says: the first MAC address that is on record, or else the first.
 func bootMAC(macs []machine.MAC, m machine.Machine) machine.MAC {
 	for _, mac := range macs {
 		if _, ok := m.InterfaceByMAC(mac); ok {
