@@ -100,12 +100,12 @@ func (s *Server) serveAgentFile(w http.ResponseWriter, r *http.Request, kind, pa
 // openAgentFile opens a file of the agent's system. Its error says what to do.
 func openAgentFile(path string) (*os.File, fs.FileInfo, error) {
 	if path == "" {
-		return nil, nil, errors.New("no agent system is configured: build one with `bedplate agent build`")
+		return nil, nil, errors.New("no agent system is configured: build one with `bedplate agentos build`")
 	}
 	f, err := os.Open(path)
 	if err != nil {
 		// Not %w: a missing system is a fault of the server, no file that a client may miss.
-		return nil, nil, fmt.Errorf("opening the agent's system (`bedplate agent build` makes it): %v", err)
+		return nil, nil, fmt.Errorf("opening the agent's system (`bedplate agentos build` makes it): %v", err)
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {

@@ -307,7 +307,7 @@ func TestServer_AgentFiles(t *testing.T) {
 		if _, err := s.Open("agent/initramfs", agentAddr); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("TFTP: %v", err)
 		}
-		if got := strings.Join(r.seen, ""); !strings.Contains(got, "bedplate agent build") {
+		if got := strings.Join(r.seen, ""); !strings.Contains(got, "bedplate agentos build") {
 			t.Error(got)
 		}
 	})
