@@ -65,7 +65,7 @@ func TestCreate(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := r.machines().GetMachine(ctx, &pb.GetMachineRequest{Name: "dry"})
-		wantCode(t, err, codes.NotFound, "machine/dry")
+		wantCode(t, err, codes.NotFound, "machine/dry", "bedplate get machines")
 		req.Machine = testMachine("web-1", "52:54:00:77:00:09", "")
 		_, err = r.machines().CreateMachine(ctx, req)
 		wantCode(t, err, codes.AlreadyExists)

@@ -25,6 +25,9 @@
 // # Limits
 //
 // Messages have at most 4 MiB, pages 1000 items and some 3 MiB, single calls
-// 30 seconds; streams are bounded in number and end with the server, or with
-// the token that began them.
+// 30 seconds; streams are bounded in number and end with the server, or at the
+// next message after the token that began them has.
+//
+// gRPC is served through net/http, which tells it from REST on the same
+// connection; keep-alive and limits of a connection are those of its HTTP/2.
 package api

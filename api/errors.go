@@ -83,8 +83,18 @@ func statusOf(err error) *status.Status {
 		{context.Canceled, codes.Canceled, ""},
 	} {
 		if errors.Is(err, known.is) {
-			return status.New(known.code, err.Error()+known.hint)
+			return status.New(known.code, err.Error()+known.hint+listHint(known.code, err))
 		}
 	}
 	return status.New(codes.Internal, "internal error: the server's log has more")
+}
+
+// listHint says where to look for the right name of what wasn't found.
+func listHint(code codes.Code, err error) string {
+	singular, _, _ := strings.Cut(err.Error(), "/")
+	kind, ok := resource.KindNamed(singular)
+	if code != codes.NotFound || !ok {
+		return ""
+	}
+	return fmt.Sprintf(": `bedplate get %s` lists those that there are", kind.Plural)
 }

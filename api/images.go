@@ -62,7 +62,7 @@ func (a *imageAPI) checkImage(_ context.Context, c *change[*pb.Image]) error {
 		s.State, s.Message = pb.ImageState_IMAGE_READY, ""
 	case s.GetDigest() == "":
 		s.State = pb.ImageState_IMAGE_PENDING
-		s.Message = fmt.Sprintf("waits for its content: `bedplate image upload %s FILE`", c.after.GetMetadata().GetName())
+		s.Message = fmt.Sprintf("waits for its content: `bedplate image import %s --file FILE`", c.after.GetMetadata().GetName())
 	case spec.GetDigest() != "" && spec.GetDigest() != s.GetDigest():
 		s.State = pb.ImageState_IMAGE_FAILED
 		s.Message = fmt.Sprintf("the content that was uploaded has the digest %s, not the one in the spec: upload it again, or correct the spec", s.GetDigest())

@@ -61,7 +61,7 @@ func TestMain(m *testing.M) {
 
 // rig is a running server with its clients.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	db    *resource.DB
 	dir   string
 	api   *Server
@@ -92,7 +92,7 @@ func (r *rig) advance(d time.Duration) {
 	r.now = r.now.Add(d)
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	r.images = &fakeImages{content: map[string][]byte{}}
@@ -191,7 +191,7 @@ func (r *rig) connect(ca *trust.CA) {
 
 // as returns a context that calls with the token.
 func (r *rig) as(token string) context.Context {
-	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
 	r.t.Cleanup(cancel)
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 }
@@ -322,6 +322,7 @@ func (f *fakeWorkflows) NewWorkflow(_ context.Context, wf *pb.Workflow, template
 			return &resource.FieldErrors{Kind: "Workflow", Errors: []resource.FieldError{{Path: "spec.inputs." + name, Message: "missing"}}}
 		}
 	}
+	wf.Spec.Instance, wf.Spec.Inputs["disk"] = "made-by-server", structpb.NewStringValue("default")
 	wf.Status = &pb.WorkflowStatus{State: pb.WorkflowState_WAITING_FOR_MACHINE, Template: template.GetSpec()}
 	return nil
 }

@@ -22,7 +22,7 @@ import (
 
 // watching reads a watch as short lines: `ADDED web-1`.
 type watching struct {
-	t      *testing.T
+	t      testing.TB
 	stream grpc.ServerStreamingClient[pb.WatchMachinesResponse]
 	// last is the newest resource_version.
 	last int64
@@ -215,6 +215,23 @@ func TestEvents(t *testing.T) {
 	t.Run("an unknown kind is refused", func(t *testing.T) {
 		_, err := events.ListEvents(ctx, &pb.ListEventsRequest{SubjectKind: "robot"})
 		wantField(t, err, "subject_kind")
+	})
+}
+
+func FuzzParsePageToken(f *testing.F) {
+	f.Add(pageToken{List: "machines?", After: "web-1", Revision: 7}.encode())
+	f.Add("e30") // {}
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		token, err := parsePageToken(text, "machines?")
+		if err != nil {
+			wantField(t, err, "page_token")
+			return
+		}
+		again, err := parsePageToken(token.encode(), "machines?")
+		if text != "" && (err != nil || again != token) {
+			t.Errorf("%+v is read back as %+v, %v", token, again, err)
+		}
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
@@ -13,9 +14,9 @@ import (
 // Workflows is the workflow service. Its methods append events that name the
 // actor, in the Txn of what they change.
 type Workflows interface {
-	// NewWorkflow fills in the status of a workflow that is about to be
-	// created: the copy of the template, its steps, its first state. It
-	// stores nothing. What is wrong with the inputs is a
+	// NewWorkflow completes a workflow that is about to be created: its
+	// inputs' defaults, the copy of the template, its steps, its first state.
+	// It stores nothing. What is wrong with the inputs is a
 	// *resource.FieldErrors with paths such as spec.inputs.image.
 	NewWorkflow(ctx context.Context, wf *pb.Workflow, template *pb.Template, machine *pb.Machine) error
 	Cancel(ctx context.Context, name, reason, actor string) (*pb.Workflow, error)
@@ -34,10 +35,32 @@ type workflowAPI struct {
 
 func newWorkflowAPI(s *Server) *workflowAPI {
 	a := &workflowAPI{crud: newCRUD[*pb.Workflow](s)}
-	a.check, a.release = a.checkWorkflow, a.releaseWorkflow
+	a.take, a.check, a.release = keepWorkflow, a.checkWorkflow, a.releaseWorkflow
 	a.committed, a.removed = s.uses.setWorkflow, s.uses.removeWorkflow
 	a.changeLock = s.uses.lock.RLocker()
 	return a
+}
+
+// keepWorkflow fills in, in an update, what the server added to the spec when
+// the workflow was created: a file can be applied again as it is.
+func keepWorkflow(_ context.Context, c *change[*pb.Workflow]) error {
+	if c.creating || c.after.GetSpec() == nil {
+		return nil
+	}
+	was, is := c.before.GetSpec(), c.after.GetSpec()
+	if is.GetInstance() == "" {
+		is.Instance = was.GetInstance()
+	}
+	for name, value := range was.GetInputs() {
+		if _, given := is.GetInputs()[name]; given {
+			continue
+		}
+		if is.Inputs == nil {
+			is.Inputs = map[string]*structpb.Value{}
+		}
+		is.Inputs[name] = value
+	}
+	return nil
 }
 
 // checkWorkflow looks for what a new workflow names and has it prepared. One

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"proto":         {},
 	"store":         {},
 	"store/bolt":    {"store", "store/storetest"},
-	"trust":         {},
+	"trust":         {"machine"},
 
 	// Typed access to the store, and what is written through it.
 	"resource": {"store", "proto", "machine"},
