@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -30,6 +31,8 @@ type change[T resource.Object] struct {
 	// compares and ops go into the Txn with the resource.
 	compares []store.Compare
 	ops      []store.Op
+	// note names what changed besides the fields that can be compared.
+	note []string
 	// extra is kept, encrypted, with the record of a request_id: a token.
 	extra []byte
 }
@@ -151,9 +154,16 @@ func (a *crud[T]) create(ctx context.Context, obj T, opts createOptions) (create
 			return out, err
 		}
 		out, err := a.tryCreate(ctx, obj, opts, request)
-		if !errors.Is(err, store.ErrConflict) {
-			return out, err
+		if errors.Is(err, store.ErrConflict) {
+			continue
 		}
+		if err != nil {
+			// What is in the way may be this very request, sent twice at once.
+			if first, ok, _ := a.replay(ctx, request); ok {
+				return first, nil
+			}
+		}
+		return out, err
 	}
 	return created[T]{}, a.busy(obj.GetMetadata().GetName())
 }
@@ -319,7 +329,7 @@ func (a *crud[T]) tryUpdate(ctx context.Context, obj T, r updateRequest) (T, err
 		return a.visible(c.after), nil
 	}
 	c.add([]store.Compare{resource.Unchanged(before)}, resource.Put(c.after),
-		a.s.cfg.Events.Op(event.About(c.after, "Updated", changed(before, c.after), c.actor)))
+		a.s.cfg.Events.Op(event.About(c.after, "Updated", strings.Join(append(changed(before, c.after), c.note...), ", "), c.actor)))
 	if err := a.commit(ctx, c); err != nil {
 		return none, err
 	}

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"strings"
-
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -11,7 +9,7 @@ import (
 
 // changed names the fields that differ between two versions of a resource,
 // without their values: labels, annotations and the fields of the spec.
-func changed(before, after resource.Object) string {
+func changed(before, after resource.Object) []string {
 	var out []string
 	was, is := before.GetMetadata(), after.GetMetadata()
 	if !equalField(was.ProtoReflect(), is.ProtoReflect(), "labels") {
@@ -30,7 +28,7 @@ func changed(before, after resource.Object) string {
 			}
 		}
 	}
-	return strings.Join(out, ", ")
+	return out
 }
 
 // specEqual reports whether two versions have the same spec.

@@ -278,6 +278,10 @@ func TestSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		hidden(t, got, "token")
+		want := []string{"Updated by admin metadata.labels, spec.data", "Updated by admin metadata.labels", "Created by admin"}
+		if diff := cmp.Diff(want, r.events("secret", "bmc")); diff != "" {
+			t.Errorf("events (-want +got):\n%s", diff)
+		}
 	})
 	t.Run("without values there is nothing to create", func(t *testing.T) {
 		s := secret(nil)

@@ -57,6 +57,7 @@ func (a *secretAPI) sealSecret(_ context.Context, c *change[*pb.Secret]) error {
 	}
 	c.after.Status = &pb.SecretStatus{Keys: slices.Sorted(maps.Keys(data)), Sealed: sealed}
 	c.after.Spec.Data = nil
+	c.note = append(c.note, "spec.data")
 	return nil
 }
 
