@@ -55,6 +55,9 @@ func transition(now string, s machine.Sighting) string {
 	case machine.SourceDHCP:
 		return transitionDHCP(now, s.Event)
 	case machine.SourceTFTP:
+		if s.Event == "grub.cfg" {
+			return transitionHTTP(now, s)
+		}
 		return transitionFile(now, s.Event)
 	case machine.SourceHTTP:
 		return transitionHTTP(now, s)

@@ -1,0 +1,107 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// The ports that a server uses where its Config doesn't say otherwise.
+const (
+	DefaultHTTPPort  = 8080
+	DefaultAPIPort   = 8443
+	DefaultAgentPort = 8444
+)
+
+// Config is all that a server can be told. Only DataDir is required.
+type Config struct {
+	// DataDir holds everything that has to outlive a restart.
+	DataDir string
+	// Interfaces to serve DHCP on; empty: those that a Network names or is on.
+	Interfaces []string
+	// BindAddress is the address of the HTTP, API, agent and TFTP sockets; invalid: all.
+	BindAddress netip.Addr
+	// HTTPPort, APIPort and AgentPort are TCP ports; 0: the defaults.
+	HTTPPort, APIPort, AgentPort uint16
+	// TFTPPort is 69 when 0; other values are for tests, as firmware asks no other.
+	TFTPPort uint16
+	// Names are further names and addresses that clients reach the API by, for its certificate.
+	Names []string
+	// IPXEDirs are searched for boot files before the distribution's folders.
+	IPXEDirs []string
+	// AgentOSDir holds the agent's system, vmlinuz and initramfs.zst; empty: DataDir/agentos.
+	AgentOSDir string
+	// RegistryAllow and RegistryInsecure are about the registry mirror; see package registry.
+	RegistryAllow, RegistryInsecure []string
+	// FirstNetwork makes a Network for the first of Interfaces if there is none at all.
+	FirstNetwork bool
+	Version      string
+
+	Logger *slog.Logger
+	// Now and Rand are the server's clock and randomness.
+	Now  func() time.Time
+	Rand io.Reader
+}
+
+// Validate says what is wrong with a Config, without touching anything.
+func (c Config) Validate() error {
+	var errs []error
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("no data directory: use --data-dir"))
+	}
+	if c.Now == nil || c.Rand == nil || c.Logger == nil {
+		errs = append(errs, errors.New("Now, Rand and Logger are needed"))
+	}
+	if c.FirstNetwork && len(c.Interfaces) == 0 {
+		errs = append(errs, errors.New("a first network needs an interface: use --interface"))
+	}
+	ports := map[uint16]string{}
+	for _, p := range []struct {
+		name string
+		port uint16
+	}{{"http", c.httpPort()}, {"api", c.apiPort()}, {"agent", c.agentPort()}} {
+		if other, taken := ports[p.port]; taken {
+			errs = append(errs, fmt.Errorf("the %s and %s ports are both %d", other, p.name, p.port))
+		}
+		ports[p.port] = p.name
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) httpPort() uint16  { return orDefault(c.HTTPPort, DefaultHTTPPort) }
+func (c Config) apiPort() uint16   { return orDefault(c.APIPort, DefaultAPIPort) }
+func (c Config) agentPort() uint16 { return orDefault(c.AgentPort, DefaultAgentPort) }
+
+func orDefault(port, otherwise uint16) uint16 {
+	if port == 0 {
+		return otherwise
+	}
+	return port
+}
+
+// bind returns the address to listen on for a TCP port.
+func (c Config) bind(port uint16) string {
+	host := ""
+	if c.BindAddress.IsValid() {
+		host = c.BindAddress.String()
+	}
+	return host + ":" + strconv.Itoa(int(port))
+}
+
+func (c Config) agentOSDir() string {
+	if c.AgentOSDir != "" {
+		return c.AgentOSDir
+	}
+	return filepath.Join(c.DataDir, "agentos")
+}
+
+// KernelPath is where the agent's kernel is looked for.
+func (c Config) KernelPath() string { return filepath.Join(c.agentOSDir(), "vmlinuz") }
+
+// InitramfsPath is where the agent's initramfs is looked for.
+func (c Config) InitramfsPath() string { return filepath.Join(c.agentOSDir(), "initramfs.zst") }

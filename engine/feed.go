@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	"github.com/bedplate/bedplate/dhcp"
+	"github.com/bedplate/bedplate/dhcp/lease"
+	"github.com/bedplate/bedplate/machine"
+	"github.com/bedplate/bedplate/machine/index"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+)
+
+// feedMachines keeps the index of machines current.
+func (e *Engine) feedMachines(ctx context.Context) error {
+	return resource.Follow(ctx, e.db,
+		func(m *pb.Machine) {
+			e.index.Set(machineValue(m))
+			noteAgent(e.index, m)
+		},
+		func(name string) {
+			e.index.Remove(machine.Name(name))
+			if err := e.timeline.Forget(ctx, machine.Name(name)); err != nil && ctx.Err() == nil {
+				e.log.Warn("forgetting a timeline", "machine", name, "err", err)
+			}
+		},
+		e.synced("machines"))
+}
+
+// noteAgent maps the address that an enrolled agent has to its machine, for
+// networks where another server gives out the addresses.
+func noteAgent(x *index.Index, m *pb.Machine) {
+	a, err := netip.ParseAddr(m.GetStatus().GetAgent().GetAddress())
+	if err != nil || len(m.GetSpec().GetInterfaces()) == 0 {
+		return
+	}
+	if _, known := x.HolderOf(a); known {
+		return // DHCP knows better
+	}
+	if mac, err := machine.ParseMAC(m.Spec.Interfaces[0].GetMac()); err == nil {
+		x.SetLease(a, mac)
+	}
+}
+
+// leaseChanged keeps the index's addresses current; DHCP calls it.
+func (e *Engine) leaseChanged(l lease.Lease, released bool) {
+	if l.MAC.IsZero() {
+		return
+	}
+	if released {
+		e.index.RemoveLease(l.Address, l.MAC)
+		return
+	}
+	e.index.SetLease(l.Address, l.MAC)
+}
+
+// feedNetworks gives DHCP every network as it is.
+func (e *Engine) feedNetworks(ctx context.Context) error {
+	known := map[string]dhcp.Network{}
+	publish := func() {
+		list := make([]dhcp.Network, 0, len(known))
+		for _, n := range known {
+			list = append(list, n)
+		}
+		e.networks.set(list)
+		if err := e.dhcp.SetNetworks(list); err != nil {
+			e.log.Error("serving networks", "err", err)
+		}
+	}
+	ready := false
+	done := e.synced("networks")
+	return resource.Follow(ctx, e.db,
+		func(n *pb.Network) {
+			v, err := networkValue(n)
+			if err != nil {
+				e.log.Error("passing over a network", "err", err)
+				delete(known, n.GetMetadata().GetName())
+			} else {
+				known[v.Name] = v
+			}
+			if ready {
+				publish()
+			}
+		},
+		func(name string) {
+			delete(known, name)
+			if ready {
+				publish()
+			}
+		},
+		func() {
+			ready = true
+			publish()
+			done()
+		})
+}
+
+// catalogue is what is known of images, by name, in memory.
+type catalogue struct {
+	mu     sync.RWMutex
+	images map[string]*pb.Image
+}
+
+func newCatalogue() *catalogue { return &catalogue{images: map[string]*pb.Image{}} }
+
+func (c *catalogue) set(i *pb.Image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.images[i.GetMetadata().GetName()] = i
+}
+
+func (c *catalogue) remove(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.images, name)
+}
+
+func (c *catalogue) get(name string) (*pb.Image, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	i, ok := c.images[name]
+	return i, ok
+}
+
+// digest returns the digest of the image's content in the store; images.Names.
+func (c *catalogue) digest(name string) (string, bool) {
+	i, ok := c.get(name)
+	d := i.GetStatus().GetDigest()
+	return d, ok && d != ""
+}
+
+// holds reports whether an image has that content.
+func (c *catalogue) holds(digest string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, i := range c.images {
+		if i.GetStatus().GetDigest() == digest {
+			return true
+		}
+	}
+	return false
+}
+
+// feedImages keeps the catalogue current, and frees content that no image has any more.
+func (e *Engine) feedImages(ctx context.Context) error {
+	return resource.Follow(ctx, e.db, e.catalogue.set, e.catalogue.remove, e.synced("images"))
+}
