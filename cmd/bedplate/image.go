@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+
+	"github.com/bedplate/bedplate/cmd/bedplate/table"
+)
+
+// uploadChunk is how much of an image one message carries; at most 1 MiB.
+const uploadChunk = 512 << 10
+
+func newImageCommand(a *app) *cobra.Command {
+	noun := newNounCommand(a, mustKind("Image"), "Operating system images")
+	noun.AddCommand(newImportCommand(a))
+	return noun
+}
+
+// importer makes an image of a file or a URL.
+type importer struct {
+	*app
+	file, url string
+	spec      pb.ImageSpec
+}
+
+func newImportCommand(a *app) *cobra.Command {
+	im := &importer{app: a}
+	cmd := &cobra.Command{
+		Use:   "import NAME --file FILE | --url URL",
+		Short: "Add an image from a file, which is sent to the server, or from a URL",
+		Long: `Add an image, or give one that is there new content.
+
+A file is sent to the server's image store, from which machines get it. With a
+URL, machines get it from there; give the digest, so that they write nothing else
+to their disks. Compression and format are told from the content unless given.`,
+		Example: "  bedplate image import debian-13 --file debian-13.raw.zst --os debian --os-version 13\n  bedplate image import talos --url https://images.example/metal-amd64.raw.xz --digest sha256:…",
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, words []string) error {
+			if (im.file == "") == (im.url == "") {
+				return usageError{errors.New("give one of --file and --url")}
+			}
+			return a.with(cmd.Context(), func(c *client) error { return im.run(cmd.Context(), c, words[0]) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&im.file, "file", "", "`file` to send; - is the standard input")
+	flags.StringVar(&im.url, "url", "", "http or https `URL` that machines get it from")
+	flags.StringVar(&im.spec.Digest, "digest", "", "sha256: and the digest of the file (compressed, if it is)")
+	flags.StringVar(&im.spec.Os, "os", "", "operating system, such as debian")
+	flags.StringVar(&im.spec.OsVersion, "os-version", "", "its version")
+	flags.StringVar(&im.spec.Architecture, "arch", "", "x86_64 or aarch64")
+	flags.StringVar(&im.spec.Format, "format", "", "raw or qcow2")
+	flags.StringVar(&im.spec.Compression, "compression", "", "none, gzip, bzip2, xz or zstd")
+	flags.Uint32Var(&im.spec.RootPartition, "root-partition", 0, "number of the root partition; 0: the largest")
+	flags.StringVar(&im.spec.Configuration, "configuration", "", "cloud-init or none")
+	completeFlag(cmd, "arch", "x86_64", "aarch64")
+	completeFlag(cmd, "format", "raw", "qcow2")
+	completeFlag(cmd, "compression", "none", "gzip", "bzip2", "xz", "zstd")
+	completeFlag(cmd, "configuration", "cloud-init", "none")
+	return cmd
+}
+
+func (im *importer) run(ctx context.Context, c *client, name string) error {
+	content, size, err := im.open()
+	if err != nil {
+		return err
+	}
+	if content != nil {
+		defer content.Close()
+	}
+	if err := im.declare(ctx, c, name); err != nil {
+		return err
+	}
+	if content == nil {
+		fprintf(im.stdout, "image/%s imported\n", name)
+		return nil
+	}
+	image, err := im.upload(ctx, c, name, content, size)
+	if err != nil {
+		return err
+	}
+	fprintf(im.stdout, "image/%s imported: %s, %s\n", name, table.Bytes(image.GetStatus().GetSizeBytes()), image.GetStatus().GetDigest())
+	return nil
+}
+
+// open opens the file, if it is one that is imported.
+func (im *importer) open() (io.ReadCloser, int64, error) {
+	switch im.file {
+	case "":
+		u, err := url.Parse(im.url)
+		if err != nil || u.Host == "" || path.Base(u.Path) == "/" {
+			return nil, 0, usageError{fmt.Errorf("--url %s: not the URL of a file", im.url)}
+		}
+		return nil, 0, nil
+	case "-":
+		return io.NopCloser(im.stdin), 0, nil
+	}
+	f, err := os.Open(im.file)
+	if err != nil {
+		return nil, 0, fmt.Errorf("opening the image: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("opening the image: %w", err), f.Close())
+	}
+	if !info.Mode().IsRegular() {
+		return f, 0, nil
+	}
+	if info.Size() == 0 {
+		return nil, 0, errors.Join(fmt.Errorf("%s is empty", im.file), f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// declare creates the Image, or changes what was asked for of the one there is.
+func (im *importer) declare(ctx context.Context, c *client, name string) error {
+	kind := mustKind("Image")
+	image := &pb.Image{Metadata: &pb.Metadata{Name: name}, Spec: &pb.ImageSpec{}}
+	out, err := c.call(ctx, kind, "GetImage", fields{"name": name})
+	switch {
+	case err == nil:
+		image = out.(*pb.Image)
+		// What is known of the old content says nothing of the new one.
+		image.Spec.Digest, image.Spec.SizeBytes, image.Spec.Format, image.Spec.Compression = "", 0, "", ""
+	case codeOf(err) != codes.NotFound:
+		return err
+	}
+	image.Status = nil
+	proto.Merge(image.Spec, &im.spec)
+	image.Spec.Url = im.url
+	if err := resource.Validate(image); err != nil {
+		return usageError{err}
+	}
+	_, err = c.update(ctx, kind, image, true, false)
+	return err
+}
+
+// upload sends the content, and compares the digest that the server has made
+// of it with its own.
+func (im *importer) upload(ctx context.Context, c *client, name string, content io.Reader, size int64) (*pb.Image, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := pb.NewImageServiceClient(c.conn).UploadImage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	header := &pb.UploadImageHeader{Name: name, SizeBytes: size, Digest: im.spec.Digest}
+	err = stream.Send(&pb.UploadImageRequest{Part: &pb.UploadImageRequest_Header{Header: header}})
+	sum := sha256.New()
+	var sent int64
+	if err == nil {
+		sent, err = im.send(stream.Send, io.TeeReader(content, sum), size)
+	}
+	// io.EOF: the server has said no; why comes with its answer.
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if err == nil && size > 0 && sent != size {
+		return nil, fmt.Errorf("%s has changed while it was sent: it had %d bytes, then %d", filepath.Base(im.file), size, sent)
+	}
+	r, err := stream.CloseAndRecv()
+	if err != nil {
+		return nil, err
+	}
+	return r.GetImage(), sameDigest(r.GetImage().GetStatus().GetDigest(), sum)
+}
+
+func sameDigest(server string, sum hash.Hash) error {
+	sent := "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	if server != "" && server != sent {
+		return hint(fmt.Errorf("the server has received other bytes than were sent: %s, not %s", server, sent), "import it again")
+	}
+	return nil
+}
+
+// send sends the content in pieces, and shows how far it has come.
+func (im *importer) send(send func(*pb.UploadImageRequest) error, content io.Reader, size int64) (sent int64, err error) {
+	screen := im.screen(im.stderr)
+	defer func() { err = errors.Join(err, screen.Close()) }()
+	begun := im.now()
+	reader := bufio.NewReaderSize(content, uploadChunk)
+	for {
+		piece := make([]byte, uploadChunk)
+		n, readErr := io.ReadFull(reader, piece)
+		if n > 0 {
+			if err := send(&pb.UploadImageRequest{Part: &pb.UploadImageRequest_Data{Data: piece[:n]}}); err != nil {
+				return sent, err
+			}
+			sent += int64(n)
+			bar := table.Bar{Label: "upload", Done: sent, Total: size, Unit: "bytes"}
+			if took := im.now().Sub(begun).Seconds(); took > 0.5 {
+				bar.Rate = float64(sent) / took
+			}
+			screen.Set("upload", bar)
+		}
+		switch {
+		case errors.Is(readErr, io.EOF), errors.Is(readErr, io.ErrUnexpectedEOF):
+			return sent, nil
+		case readErr != nil:
+			return sent, fmt.Errorf("reading the image: %w", readErr)
+		}
+	}
+}

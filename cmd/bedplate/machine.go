@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+
+	"github.com/bedplate/bedplate/cmd/bedplate/table"
+)
+
+func newMachineCommand(a *app) *cobra.Command {
+	noun := newNounCommand(a, mustKind("Machine"), "Servers: what they are, do, and wait for")
+	noun.AddCommand(newExplainCommand(a), newTimelineCommand(a), newFollowCommand(a))
+	return noun
+}
+
+func newExplainCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:               "explain NAME",
+		Short:             "Say what a machine is waiting for, what was seen of it, and what to do",
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completeOne(mustKind("Machine")),
+		RunE: func(cmd *cobra.Command, words []string) error {
+			return a.with(cmd.Context(), func(c *client) error {
+				ctx, cancel := c.bounded(cmd.Context())
+				defer cancel()
+				r, err := pb.NewMachineServiceClient(c.conn).ExplainMachine(ctx, &pb.ExplainMachineRequest{Name: words[0]})
+				if err != nil {
+					return c.nearest(cmd.Context(), mustKind("Machine"), words[0], err)
+				}
+				return a.printExplanation(r)
+			})
+		},
+	}
+}
+
+func (a *app) printExplanation(r *pb.ExplainMachineResponse) error {
+	p := &page{a: a}
+	p.out.WriteString(table.Clean(r.GetSummary()) + "\n")
+	if r.GetWaitingFor() != "" || r.GetDeadline() != nil {
+		p.out.WriteString("\n")
+	}
+	p.line("State", a.style(a.stdout).State(resource.EnumName(r.GetMachine().GetStatus().GetState())))
+	p.line("Waiting for", table.Clean(r.GetWaitingFor()))
+	p.line("Since", a.ago(r.GetSince()))
+	p.line("Deadline", a.ago(r.GetDeadline()))
+	if len(r.GetSightings()) > 0 {
+		p.section("Last seen")
+		t := &table.Table{Header: []string{"BY", "AGE", "ADDRESS", "WHAT"}}
+		for _, s := range r.GetSightings() {
+			t.Add(clean(s.GetSource(), a.age(s.GetTime()), s.GetAddress(), s.GetDetail())...)
+		}
+		p.table(t)
+	}
+	if len(r.GetAdvice()) > 0 {
+		p.section("What to do")
+		for i, s := range r.GetAdvice() {
+			fmt.Fprintf(&p.out, "  %d. %s\n", i+1, table.Clean(s))
+		}
+	}
+	_, err := fmt.Fprint(a.stdout, p.out.String())
+	return err
+}
+
+func newTimelineCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:               "timeline NAME",
+		Short:             "Show the phases of a machine's last boots with their durations",
+		Args:              args(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completeOne(mustKind("Machine")),
+		RunE: func(cmd *cobra.Command, words []string) error {
+			return a.with(cmd.Context(), func(c *client) error {
+				ctx, cancel := c.bounded(cmd.Context())
+				defer cancel()
+				r, err := pb.NewMachineServiceClient(c.conn).GetMachineTimeline(ctx, &pb.GetMachineTimelineRequest{Name: words[0]})
+				if err != nil {
+					return c.nearest(cmd.Context(), mustKind("Machine"), words[0], err)
+				}
+				if len(r.GetPhases()) == 0 {
+					fprintf(a.stderr, "nothing was seen of %s yet\n", words[0])
+					return nil
+				}
+				return a.timeline(r.GetPhases()).Write(a.stdout)
+			})
+		},
+	}
+}
+
+// timeline makes a row of every phase, with its share drawn as a bar.
+func (a *app) timeline(phases []*pb.Phase) *table.Table {
+	const width = 30
+	style := a.style(a.stdout)
+	t := &table.Table{Header: []string{"START", "PHASE", "TOOK", "", "DETAIL"}}
+	first := phases[0].GetStartTime().AsTime()
+	last := first
+	for _, p := range phases {
+		last = laterOf(last, p.GetStartTime().AsTime().Add(a.phaseTook(p)))
+	}
+	whole := max(last.Sub(first), time.Millisecond)
+	for _, p := range phases {
+		from := int(float64(p.GetStartTime().AsTime().Sub(first)) / float64(whole) * width)
+		length := max(1, int(float64(a.phaseTook(p))/float64(whole)*width))
+		from = min(max(0, from), width-1)
+		bar := strings.Repeat(" ", from) + strings.Repeat("=", min(length, width-from))
+		took := table.Took(a.phaseTook(p))
+		detail := table.Truncate(table.Clean(p.GetDetail()), maxCell)
+		switch {
+		case p.GetError() != "":
+			detail = style.Bad(table.Truncate(table.Clean(p.GetError()), maxCell))
+		case p.GetEndTime() == nil:
+			took += " so far"
+		}
+		t.Add(a.clock(p.GetStartTime()), table.Clean(p.GetName()), took, fmt.Sprintf("|%-*s|", width, bar), detail)
+	}
+	t.Add("", "in all", table.Took(whole))
+	return t
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// phaseTook is how long a phase took, or has taken till now.
+func (a *app) phaseTook(p *pb.Phase) time.Duration {
+	switch {
+	case p.GetDuration() != nil:
+		return p.GetDuration().AsDuration()
+	case p.GetEndTime() != nil:
+		return p.GetEndTime().AsTime().Sub(p.GetStartTime().AsTime())
+	}
+	return a.now().Sub(p.GetStartTime().AsTime())
+}
