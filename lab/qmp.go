@@ -1,0 +1,117 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// qmp is a connection to QEMU's monitor (docs/interop/qmp-spec.txt): one JSON
+// object a line, a greeting first, replies in order among events.
+type qmp struct {
+	conn net.Conn
+	in   *bufio.Scanner
+}
+
+// maxQMPLine bounds one message; ours are short.
+const maxQMPLine = 1 << 20
+
+type qmpReply struct {
+	QMP    json.RawMessage `json:"QMP"`
+	Event  string          `json:"event"`
+	Return json.RawMessage `json:"return"`
+	Error  *struct {
+		Class string `json:"class"`
+		Desc  string `json:"desc"`
+	} `json:"error"`
+}
+
+// dialFile connects to a Unix socket in a folder by way of the folder's
+// descriptor, because paths of sockets may have 108 bytes only.
+func dialFile(ctx context.Context, dir, name string) (net.Conn, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close() //nolint:errcheck // read only
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", filepath.Join(dir, name), errors.Unwrap(err))
+	}
+	return conn, nil
+}
+
+// dialQMP connects and takes the greeting. ctx must have a deadline, which is
+// that of everything after, too.
+func dialQMP(ctx context.Context, dir string) (*qmp, error) {
+	conn, err := dialFile(ctx, dir, qmpSocket)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	q := &qmp{conn: conn, in: bufio.NewScanner(conn)}
+	q.in.Buffer(nil, maxQMPLine)
+	if err := conn.SetDeadline(deadline); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if _, err := q.read(); err != nil {
+		return nil, errors.Join(fmt.Errorf("waiting for QEMU's greeting: %w", err), conn.Close())
+	}
+	if err := q.execute("qmp_capabilities"); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return q, nil
+}
+
+// read returns the next message that is no event.
+func (q *qmp) read() (qmpReply, error) {
+	for q.in.Scan() {
+		var r qmpReply
+		if err := json.Unmarshal(q.in.Bytes(), &r); err != nil {
+			return r, fmt.Errorf("reading from QEMU: %w", err)
+		}
+		if r.Event == "" {
+			return r, nil
+		}
+	}
+	if err := q.in.Err(); err != nil {
+		return qmpReply{}, err
+	}
+	return qmpReply{}, net.ErrClosed
+}
+
+func (q *qmp) execute(command string) error {
+	if _, err := fmt.Fprintf(q.conn, "{\"execute\":%q}\n", command); err != nil {
+		return fmt.Errorf("telling QEMU to %s: %w", command, err)
+	}
+	r, err := q.read()
+	if err != nil {
+		return fmt.Errorf("telling QEMU to %s: %w", command, err)
+	}
+	if r.Error != nil {
+		return fmt.Errorf("telling QEMU to %s: %s", command, r.Error.Desc)
+	}
+	return nil
+}
+
+// qmpDeadline is for one command on a machine that is busy.
+const qmpDeadline = 10 * time.Second
+
+// command connects, runs one command, and hangs up.
+func command(ctx context.Context, dir, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, qmpDeadline)
+	defer cancel()
+	q, err := dialQMP(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer q.conn.Close() //nolint:errcheck // the reply is what counts
+	return q.execute(name)
+}
