@@ -20,21 +20,22 @@ import (
 const maxTemplateBytes = 256 << 10
 
 // CheckTemplate finds everything that is wrong with a template. The error is
-// a plan.Problems, with field paths such as spec.steps[2].with.disk.
+// both a *resource.FieldErrors, with paths such as spec.steps[2].with.disk, and
+// a plan.Problems, with the place in the text as well.
 func (c *Controller) CheckTemplate(spec *pb.TemplateSpec) error {
 	if proto.Size(spec) > maxTemplateBytes {
-		return plan.Problems{{Field: "spec", Message: fmt.Sprintf("the template has %d bytes, at most %d", proto.Size(spec), maxTemplateBytes)}}
+		return asFields("Template", "", plan.Problems{{Field: "spec", Message: fmt.Sprintf("the template has %d bytes, at most %d", proto.Size(spec), maxTemplateBytes)}})
 	}
-	return expression.Check(spec)
+	return asFields("Template", "", expression.Check(spec))
 }
 
 // Preview returns the workflow as Create would store it, with its steps in
 // the order of the template, and changes nothing. Errors that are the
-// caller's to put right are plan.Problems, or wrap store.ErrNotFound.
+// caller's to put right are *resource.FieldErrors, or wrap store.ErrNotFound.
 func (c *Controller) Preview(ctx context.Context, wf *pb.Workflow) (*pb.Workflow, error) {
 	out, err := c.prepare(ctx, wf)
 	if err != nil {
-		return nil, err
+		return nil, asFields("Workflow", wf.GetMetadata().GetName(), err)
 	}
 	m, err := resource.Get[*pb.Machine](ctx, c.cfg.DB, out.GetSpec().GetMachine())
 	if err != nil {
@@ -57,7 +58,7 @@ func (c *Controller) Preview(ctx context.Context, wf *pb.Workflow) (*pb.Workflow
 func (c *Controller) Create(ctx context.Context, wf *pb.Workflow) (*pb.Workflow, error) {
 	made, err := c.prepare(ctx, wf)
 	if err != nil {
-		return nil, err
+		return nil, asFields("Workflow", wf.GetMetadata().GetName(), err)
 	}
 	name := made.GetMetadata().GetName()
 	if !resource.ValidName(name) {

@@ -163,7 +163,7 @@ func (c *Controller) change(ctx context.Context, name string, fn func(*tx) error
 		if err := fn(t); errors.Is(err, errNothing) {
 			return before, nil
 		} else if err != nil {
-			return nil, err
+			return nil, asFields("Workflow", name, err)
 		}
 		if err := t.conclude(ctx); err != nil {
 			return nil, err
