@@ -22,8 +22,8 @@ type Server struct {
 	prober  prober
 	seed    maphash.Seed
 	queues  []queue
-	// keys order what the store is told of one address: see Server.key.
-	keys  [512]sync.Mutex
+	// keys order what the store is told of one address: see Server.lockKey.
+	keys  [512]chan struct{}
 	table atomic.Pointer[table]
 
 	// stopping is closed when Run ends; whatever waits to hand on work stops waiting.
@@ -77,6 +77,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	for i := range s.queues {
 		s.queues[i] = queue{requests: make(chan *request, queueLength), probes: make(chan *probeResult, maxProbes)}
+	}
+	for i := range s.keys {
+		s.keys[i] = make(chan struct{}, 1)
 	}
 	s.table.Store(newTable(nil, nil, nil))
 	var err error

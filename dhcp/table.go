@@ -118,6 +118,9 @@ func (t *table) wantRelayed(links []link, only []string) {
 
 // ours reports whether addr is one that this server answers as.
 func (t *table) ours(addr netip.Addr) bool {
+	if !addr.IsValid() {
+		return false
+	}
 	for _, l := range t.links {
 		for _, a := range l.addrs {
 			if a.Addr() == addr {

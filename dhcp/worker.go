@@ -3,10 +3,10 @@ package dhcp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -181,13 +181,14 @@ func (s *Server) startProbe(r *request, out outcome) bool {
 // finish makes durable what has to be, and then answers.
 func (s *Server) finish(ctx context.Context, r *request, out outcome) {
 	if out.bind.Address.IsValid() {
-		if err := s.bind(ctx, out); err != nil {
+		former, err := s.bind(ctx, out)
+		if former.Address.IsValid() {
+			out.drop = append(out.drop, former)
+		}
+		if err != nil {
 			out.result, out.reply = storeFailed, nil
 			s.cfg.Log.Error("storing lease: the client isn't answered", "mac", r.mac, "ip", out.bind.Address, "err", err)
 		}
-	}
-	if len(out.drop) > 0 {
-		s.drop(ctx, out.network.state, out.drop)
 	}
 	if out.reply != nil {
 		if err := s.send(r, out); err != nil {
@@ -195,40 +196,48 @@ func (s *Server) finish(ctx context.Context, r *request, out outcome) {
 			s.cfg.Log.Warn("sending reply", "mac", r.mac, "iface", out.to.iface, "addr", out.to.addr, "err", err)
 		}
 	}
+	if len(out.drop) > 0 {
+		s.drop(ctx, out.network.state, out.drop)
+	}
 	s.metrics.count(r.kind, out.result)
 	s.report(r, out)
 }
 
-// bind makes a lease durable and then binds it.
-func (s *Server) bind(ctx context.Context, out outcome) error {
+// bind makes a lease durable and then binds it. It returns the lease of another
+// address that it takes the place of, if there is one.
+func (s *Server) bind(ctx context.Context, out outcome) (former lease.Lease, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.PutTimeout)
 	defer cancel()
-	key := s.key(out.bind)
-	key.Lock()
+	unlock, err := s.lockKey(ctx, out.bind)
+	if err != nil {
+		return lease.Lease{}, err
+	}
+	defer unlock()
 	start := s.cfg.Now()
-	err := s.cfg.Leases.Put(ctx, out.bind)
+	err = s.cfg.Leases.Put(ctx, out.bind)
 	now := s.cfg.Now()
 	s.metrics.stored(now.Sub(start), err)
 	if err != nil {
-		key.Unlock()
-		return err
+		return lease.Lease{}, err
 	}
 	out.network.mu.Lock()
-	former, moved := out.network.pool.Bind(out.bind, now)
+	former, _ = out.network.pool.Bind(out.bind, now)
 	s.changed(out.bind, false)
 	out.network.mu.Unlock()
-	key.Unlock()
-	if moved {
-		s.drop(ctx, out.network.state, []lease.Lease{former})
-	}
-	return nil
+	return former, nil
 }
 
-// key returns the lock for what the store is told of a lease's address. Without
-// it, deleting a lease that ended could take away the one that was made of the
-// same address meanwhile.
-func (s *Server) key(l lease.Lease) *sync.Mutex {
-	return &s.keys[maphash.Comparable(s.seed, l.Address)%uint64(len(s.keys))]
+// lockKey waits for its turn to tell the store of a lease's address. Without it,
+// deleting a lease that ended could take away the one that was made of the same
+// address meanwhile.
+func (s *Server) lockKey(ctx context.Context, l lease.Lease) (unlock func(), err error) {
+	key := s.keys[maphash.Comparable(s.seed, l.Address)%uint64(len(s.keys))]
+	select {
+	case key <- struct{}{}:
+		return func() { <-key }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for an earlier write of %v: %w", l.Address, ctx.Err())
+	}
 }
 
 // drop deletes leases that ended, and tells of it.
@@ -242,9 +251,14 @@ func (s *Server) drop(ctx context.Context, st *state, leases []lease.Lease) {
 // delete removes a lease from the store, unless its address has one again. One
 // that stays there after a fault does no harm: it runs out.
 func (s *Server) delete(ctx context.Context, st *state, l lease.Lease) {
-	key := s.key(l)
-	key.Lock()
-	defer key.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PutTimeout)
+	defer cancel()
+	unlock, err := s.lockKey(ctx, l)
+	if err != nil {
+		s.cfg.Log.Warn("deleting lease", "mac", l.MAC, "ip", l.Address, "err", err)
+		return
+	}
+	defer unlock()
 	if st != nil {
 		st.mu.Lock()
 		_, again := st.pool.ByAddress(l.Address)
@@ -253,8 +267,6 @@ func (s *Server) delete(ctx context.Context, st *state, l lease.Lease) {
 			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.PutTimeout)
-	defer cancel()
 	if err := s.cfg.Leases.Delete(ctx, l); err != nil {
 		s.cfg.Log.Warn("deleting lease", "mac", l.MAC, "ip", l.Address, "err", err)
 	}
