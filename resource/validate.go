@@ -88,21 +88,23 @@ func patternMessage(field string) string {
 		return "not a digest: sha256: and 64 hexadecimal digits in lower case"
 	case "Step.id":
 		return "not an identifier: letters, digits, _ and -, beginning with a letter or _"
-	case "SecretSpec.data":
+	case "key of data":
 		return "not a key: letters, digits and _, beginning with a letter or _"
 	}
 	return ""
 }
 
-// fieldName is the full name of the field that was looked at; for a map's key
-// that of the map.
+// fieldName is the full name of the field that was looked at; for a map's key,
+// which has no descriptor, `key of` and the map's own.
 func fieldName(v *protovalidate.Violation) string {
-	if elements := v.Proto.GetField().GetElements(); v.Proto.GetForKey() && len(elements) > 0 {
-		if d := v.FieldDescriptor.ContainingMessage(); d != nil && d.IsMapEntry() {
-			return string(d.Parent().FullName()) + "." + elements[len(elements)-1].GetFieldName()
-		}
+	if v.FieldDescriptor != nil {
+		return string(v.FieldDescriptor.FullName())
 	}
-	return string(v.FieldDescriptor.FullName())
+	elements := v.Proto.GetField().GetElements()
+	if len(elements) == 0 {
+		return ""
+	}
+	return "key of " + elements[len(elements)-1].GetFieldName()
 }
 
 func violationMessage(v *protovalidate.Violation) string {
@@ -117,7 +119,7 @@ func violationMessage(v *protovalidate.Violation) string {
 	}
 	rule := v.Proto.GetRuleId()
 	switch {
-	case strings.HasSuffix(rule, "string.pattern") && v.FieldDescriptor != nil:
+	case strings.HasSuffix(rule, "string.pattern"):
 		if s, ok := v.FieldValue.Interface().(string); ok && s == "" {
 			return "missing"
 		}

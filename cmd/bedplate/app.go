@@ -35,6 +35,8 @@ type app struct {
 	connect func(context.Context) (connection, error)
 
 	flags globalFlags
+	// command is the one that was run, for hints.
+	command string
 }
 
 // connection is a gRPC connection and how to end it.
@@ -66,10 +68,14 @@ func (a *app) run(ctx context.Context) error {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	err := root.ExecuteContext(ctx)
-	if err != nil && ctx.Err() != nil && isCancelled(err) {
+	cmd, err := root.ExecuteContextC(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil && isCancelled(err):
 		err = errInterrupted
+	case err != nil && strings.HasPrefix(err.Error(), "required flag(s)"): // cobra has no type for it
+		err = usageError{err}
 	}
+	a.command = cmd.CommandPath()
 	a.report(err)
 	return err
 }

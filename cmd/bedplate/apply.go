@@ -250,6 +250,9 @@ func (ap *applier) send(ctx context.Context, kind resource.Kind, obj, current re
 		ctx, cancel := ap.client.bounded(ctx)
 		defer cancel()
 		made, err := pb.NewTokenServiceClient(ap.client.conn).CreateToken(ctx, &pb.CreateTokenRequest{Token: t, DryRun: ap.dryRun})
+		if ap.dryRun {
+			return made.GetToken(), "", err
+		}
 		return made.GetToken(), made.GetSecret(), err
 	}
 	after, err = ap.client.update(ctx, kind, obj, current == nil, ap.dryRun)
@@ -318,6 +321,7 @@ func placed(it resource.Item, err error) error {
 	for _, v := range violations(st) {
 		errs = append(errs, it.At(v))
 	}
+	slices.SortStableFunc(errs, func(x, y resource.FileError) int { return x.Line - y.Line })
 	if len(errs) == 0 {
 		at := it.At(resource.FieldError{})
 		at.Message = st.Message()

@@ -60,7 +60,7 @@ func (a *app) explain(err error) (what, next string) {
 	case errors.As(err, &usage):
 		what = err.Error()
 		if next == "" {
-			next = "`bedplate --help` and `bedplate COMMAND --help` say how it is used"
+			next = "`" + orElse(a.command, "bedplate") + " --help` says how it is used"
 		}
 	default:
 		what = err.Error()

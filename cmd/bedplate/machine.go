@@ -95,7 +95,7 @@ func newTimelineCommand(a *app) *cobra.Command {
 func (a *app) timeline(phases []*pb.Phase) *table.Table {
 	const width = 30
 	style := a.style(a.stdout)
-	t := &table.Table{Header: []string{"START", "PHASE", "TOOK", "", "DETAIL"}}
+	t := &table.Table{Header: []string{"START", "PHASE", "TOOK", "WHEN", "DETAIL"}}
 	first := phases[0].GetStartTime().AsTime()
 	last := first
 	for _, p := range phases {
@@ -111,13 +111,13 @@ func (a *app) timeline(phases []*pb.Phase) *table.Table {
 		detail := table.Truncate(table.Clean(p.GetDetail()), maxCell)
 		switch {
 		case p.GetError() != "":
-			detail = style.Bad(table.Truncate(table.Clean(p.GetError()), maxCell))
+			detail = style.Bad("failed: " + table.Truncate(table.Clean(p.GetError()), maxCell))
 		case p.GetEndTime() == nil:
 			took += " so far"
 		}
 		t.Add(a.clock(p.GetStartTime()), table.Clean(p.GetName()), took, fmt.Sprintf("|%-*s|", width, bar), detail)
 	}
-	t.Add("", "in all", table.Took(whole))
+	t.Add(" ", "in all", table.Took(whole))
 	return t
 }
 

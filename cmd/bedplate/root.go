@@ -64,7 +64,7 @@ with which token, is in ~/.config/bedplate/config.yaml, in the environment
 	return root
 }
 
-// checkSubcommands makes `bedplate machine lsit` an error with a suggestion;
+// checkSubcommands makes `bedplate machine lsit` an error with a suggestion:
 // cobra does that for the root only, and shows the help for others.
 func checkSubcommands(cmd *cobra.Command) {
 	for _, c := range cmd.Commands() {
@@ -73,6 +73,7 @@ func checkSubcommands(cmd *cobra.Command) {
 	if cmd.Runnable() || !cmd.HasSubCommands() {
 		return
 	}
+	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, words []string) error {
 		if len(words) == 0 {
 			return cmd.Help()

@@ -54,7 +54,7 @@ func (a *app) watchWorkflow(ctx context.Context, c *client, name string) error {
 		return nil
 	}, func(err error) error {
 		what, _ := a.explain(err)
-		view.line("server", a.style(a.stdout).Busy("connection lost, trying again: "+what))
+		view.line(nil, "server", a.style(a.stdout).Busy("connection lost, trying again: "+what))
 		return nil
 	})
 	return errors.Join(c.nearest(ctx, mustKind("Workflow"), name, err), screen.Close(), view.result())

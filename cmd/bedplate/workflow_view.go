@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 
@@ -36,8 +38,9 @@ func (v *workflowView) show(m *pb.FollowWorkflowResponse) {
 	}
 }
 
-func (v *workflowView) line(source, text string) {
-	v.screen.Line(v.prefix(v.clock(nil), source) + text)
+// line prints a line; at nil is now.
+func (v *workflowView) line(at *timestamppb.Timestamp, source, text string) {
+	v.screen.Line(v.prefix(v.clock(at), source) + text)
 }
 
 func (v *workflowView) workflow(w *pb.Workflow) {
@@ -57,7 +60,7 @@ func (v *workflowView) workflow(w *pb.Workflow) {
 	}
 	if text != v.shown && state != "" {
 		v.shown = text
-		v.line("workflow", text)
+		v.line(st.GetEndTime(), "workflow", text)
 	}
 }
 
@@ -74,13 +77,25 @@ func (v *workflowView) step(s *pb.StepStatus) {
 		v.screen.Remove(v.barID(s.GetId()))
 	}
 	if text := v.stepText(s); text != "" {
-		v.line("step", text)
+		v.line(stepTime(s), "step", text)
 	}
 	if s.GetState() == pb.StepState_STEP_FAILED && n > 0 {
 		for _, line := range s.GetAttempts()[n-1].GetLastOutput() {
 			v.screen.Line(strings.Repeat(" ", 20) + v.style(v.stdout).Dim("| "+table.Clean(line)))
 		}
 	}
+}
+
+// stepTime is when a step came to be in its state; nil if nothing says so.
+func stepTime(s *pb.StepStatus) *timestamppb.Timestamp {
+	n := len(s.GetAttempts())
+	switch {
+	case n == 0:
+		return nil
+	case s.GetState() == pb.StepState_STEP_RUNNING:
+		return s.GetAttempts()[n-1].GetStartTime()
+	}
+	return s.GetAttempts()[n-1].GetEndTime()
 }
 
 func (v *workflowView) stepText(s *pb.StepStatus) string {
