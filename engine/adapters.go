@@ -68,8 +68,11 @@ func (e *Engine) unknownPolicy(peer netip.Addr) ipxe.UnknownPolicy {
 type imageContent struct{ e *Engine }
 
 // Put implements api.ImageContent.
-func (c imageContent) Put(ctx context.Context, _ string, size int64, digest string, content io.Reader) (string, int64, error) {
+func (c imageContent) Put(ctx context.Context, name string, size int64, digest string, content io.Reader) (string, int64, error) {
 	got, err := c.e.images.Put(ctx, content, images.Expect{Size: size, Digest: digest})
+	if err == nil {
+		c.e.catalogue.expect(name, got.Digest)
+	}
 	return got.Digest, got.Size, err
 }
 

@@ -101,20 +101,37 @@ func (e *Engine) feedNetworks(ctx context.Context) error {
 type catalogue struct {
 	mu     sync.RWMutex
 	images map[string]*pb.Image
+	// arrived is content that was stored for a name that the watch hasn't
+	// brought yet: it is not to be pruned.
+	arrived map[string]string
 }
 
-func newCatalogue() *catalogue { return &catalogue{images: map[string]*pb.Image{}} }
+func newCatalogue() *catalogue {
+	return &catalogue{images: map[string]*pb.Image{}, arrived: map[string]string{}}
+}
+
+// expect keeps content until the image of that name is seen to have it.
+func (c *catalogue) expect(name, digest string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.arrived[name] = digest
+}
 
 func (c *catalogue) set(i *pb.Image) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.images[i.GetMetadata().GetName()] = i
+	name := i.GetMetadata().GetName()
+	c.images[name] = i
+	if c.arrived[name] == i.GetStatus().GetDigest() {
+		delete(c.arrived, name)
+	}
 }
 
 func (c *catalogue) remove(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.images, name)
+	delete(c.arrived, name)
 }
 
 func (c *catalogue) get(name string) (*pb.Image, bool) {
@@ -137,6 +154,11 @@ func (c *catalogue) holds(digest string) bool {
 	defer c.mu.RUnlock()
 	for _, i := range c.images {
 		if i.GetStatus().GetDigest() == digest {
+			return true
+		}
+	}
+	for _, d := range c.arrived {
+		if d == digest {
 			return true
 		}
 	}

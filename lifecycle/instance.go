@@ -131,7 +131,9 @@ func (c *Controller) start(ctx context.Context, inst *pb.Instance, template stri
 	}
 	_, err := c.cfg.Workflows.Create(ctx, wf)
 	if err != nil && !errors.Is(err, resource.ErrExists) {
-		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, fmt.Sprintf("its workflow can't be made: %v", err), time.Time{})
+		// What is missing may come, such as an image's content: it is tried again.
+		c.later[inst.Metadata.Name] = c.cfg.Now().Add(workflowRetry)
+		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_PENDING, fmt.Sprintf("its workflow can't be made yet: %v", err), time.Time{})
 	}
 	next := proto.Clone(inst).(*pb.Instance)
 	next.Status.Workflow = wf.Metadata.Name

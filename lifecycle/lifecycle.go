@@ -30,6 +30,9 @@ const PhoneHomeTimeout = 30 * time.Minute
 // retryDelay is the wait before a decision that couldn't be applied is taken again.
 const retryDelay = 2 * time.Second
 
+// workflowRetry is the wait before a workflow that couldn't be made is tried again.
+const workflowRetry = 5 * time.Second
+
 // Workflows is what the controller needs of the workflow service.
 type Workflows interface {
 	// Create stores a new workflow; resource.ErrExists if its name is taken.
@@ -62,7 +65,9 @@ type Controller struct {
 	machines  map[string]*pb.Machine
 	instances map[string]*pb.Instance
 	workflows map[string]*pb.Workflow
-	changes   chan change
+	// later says when an instance is to be looked at again.
+	later   map[string]time.Time
+	changes chan change
 }
 
 // change is one resource that was seen, changed or deleted. It is applied by
@@ -80,6 +85,7 @@ func New(cfg Config) *Controller {
 		machines:  map[string]*pb.Machine{},
 		instances: map[string]*pb.Instance{},
 		workflows: map[string]*pb.Workflow{},
+		later:     map[string]time.Time{},
 		changes:   make(chan change, 256),
 	}
 }
@@ -223,11 +229,17 @@ func free(m *pb.Machine) bool {
 	return s.GetState() == pb.MachineState_AVAILABLE && s.GetInstance() == "" && s.GetWorkflow() == ""
 }
 
-// expired marks the instances whose deadline has passed.
+// expired marks the instances whose deadline has passed, and those to be looked at again.
 func (c *Controller) expired(dirty map[string]bool) {
 	now := c.cfg.Now()
 	for name, i := range c.instances {
 		if d := i.GetStatus().GetDeadline(); d != nil && !d.AsTime().After(now) {
+			dirty["i "+name] = true
+		}
+	}
+	for name, at := range c.later {
+		if !at.After(now) {
+			delete(c.later, name)
 			dirty["i "+name] = true
 		}
 	}
@@ -244,6 +256,9 @@ func (c *Controller) untilNext(failed bool) time.Duration {
 		if d := i.GetStatus().GetDeadline(); d != nil {
 			next = min(next, max(d.AsTime().Sub(now), time.Millisecond))
 		}
+	}
+	for _, at := range c.later {
+		next = min(next, max(at.Sub(now), time.Millisecond))
 	}
 	return next
 }

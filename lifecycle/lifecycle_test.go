@@ -30,6 +30,7 @@ type rack struct {
 
 	mu        sync.Mutex
 	cancelled []string
+	refuse    error // what Create answers
 }
 
 func newRack(t *testing.T) *rack {
@@ -62,6 +63,11 @@ func (r *rack) controller() *Controller {
 
 // Create stores a workflow as the workflow service would.
 func (r *rack) Create(ctx context.Context, wf *pb.Workflow) (*pb.Workflow, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refuse != nil {
+		return nil, r.refuse
+	}
 	wf = proto.Clone(wf).(*pb.Workflow)
 	uses := map[string]string{TemplateInstall: "image.write", TemplateRelease: "disk.wipe"}
 	wf.Status = &pb.WorkflowStatus{State: pb.WorkflowState_WAITING_FOR_MACHINE, Template: &pb.TemplateSpec{Steps: []*pb.Step{{Uses: uses[wf.Spec.Template]}}}}
@@ -265,6 +271,18 @@ func TestController_Failures(t *testing.T) {
 		}
 		r.end(install, pb.WorkflowState_RUNNING)
 		r.eventually("a retry provisions it again", r.instanceIs("web", pb.InstanceState_INSTANCE_PROVISIONING))
+	})
+	t.Run("an instance whose workflow can't be made yet says why and is tried again", func(t *testing.T) {
+		r := newRack(t)
+		r.refuse = errors.New("image debian has no content")
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1"}})
+		r.eventually("the cause is there", func() bool { return strings.Contains(r.instance("web").GetStatus().GetCause(), "no content") })
+		r.mu.Lock()
+		r.refuse = nil
+		r.mu.Unlock()
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
 	})
 	t.Run("deleting an instance that is being installed cancels that first", func(t *testing.T) {
 		r := newRack(t)

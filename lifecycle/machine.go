@@ -110,15 +110,25 @@ func heldBy(inst *pb.Instance, s standing) standing {
 		s.state, s.cause = pb.MachineState_RELEASING, "instance "+name+" was deleted: its disks are being wiped"
 	case pb.InstanceState_INSTANCE_FAILED:
 		s.state, s.cause = pb.MachineState_FAILED, inst.GetStatus().GetCause()
-		s.nextAction = "see `bedplate workflow describe " + inst.GetStatus().GetWorkflow() + "`; then `bedplate workflow retry " + inst.GetStatus().GetWorkflow() + "` or `bedplate instance delete " + name + "`"
+		s.nextAction = afterFailure(name, inst.GetStatus().GetWorkflow())
 	case pb.InstanceState_INSTANCE_BOOTING:
 		s.state, s.cause = pb.MachineState_PROVISIONING, "instance "+name+" is installed and on its first boot"
 		s.nextAction = "the installed system reports in when its first boot is done"
 		s.nextBoot = pb.NextBoot_DISK
+	case pb.InstanceState_INSTANCE_PENDING:
+		s.state, s.cause = pb.MachineState_PROVISIONING, "instance "+name+" waits: "+inst.GetStatus().GetCause()
 	default:
 		s.state, s.cause = pb.MachineState_PROVISIONING, "instance "+name+" is being installed"
 	}
 	return s
+}
+
+// afterFailure says what a person can do about an instance that failed.
+func afterFailure(instance, workflow string) string {
+	if workflow == "" {
+		return "put right what the cause says; then `bedplate instance delete " + instance + "` and create it again"
+	}
+	return "see `bedplate workflow describe " + workflow + "`; then `bedplate workflow retry " + workflow + "` or `bedplate instance delete " + instance + "`"
 }
 
 // discovered is a machine that made itself known: it stays apart until it is accepted.

@@ -12,6 +12,7 @@ import (
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/resource/claim"
 	"github.com/bedplate/bedplate/store"
 )
 
@@ -42,7 +43,7 @@ func (c *Controller) Discover(ctx context.Context, mac machine.MAC, others []mac
 	if err := c.boundDiscovered(ctx); err != nil {
 		return "", err
 	}
-	created, err := resource.Create(ctx, c.cfg.DB, m)
+	created, err := claim.Create(ctx, c.cfg.DB, m)
 	if errors.Is(err, resource.ErrExists) {
 		return machine.Name(m.Metadata.Name), nil
 	}
