@@ -59,14 +59,16 @@ func (w *Writer) write(ctx context.Context, req step.Request, rep step.Reporter)
 		w.Log.Warn("image has no digest", "image", src.url)
 		rep.Log(step.Agent, fmt.Sprintf("warning: %s has no digest, so nothing tells whether it is the right file", src))
 	}
+	touched := false
 	for n := 0; ; n++ {
 		a := &attempt{Writer: w, ctx: ctx, src: src, dev: dev, rep: rep}
 		err := a.run(req)
+		touched = touched || a.begun
 		if errors.Is(err, transfer.ErrChanged) && n < restarts && ctx.Err() == nil {
 			rep.Log(step.Agent, fmt.Sprintf("%v; starting over", err))
 			continue
 		}
-		if err != nil && a.begun {
+		if err != nil && touched {
 			err = fmt.Errorf("writing %s: %w; %s is left so that nothing boots from it", src, err, dev.Path())
 		} else if err != nil {
 			err = fmt.Errorf("writing %s: %w; %s has not been touched", src, err, dev.Path())
@@ -217,7 +219,7 @@ func fill(r io.Reader, b []byte) (n int, eof bool, err error) {
 		if n += m; m > 0 {
 			idle = 0
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // An io.EOF wrapped in another failure is not the end.
 			return n, true, nil
 		}
 		if err != nil {
@@ -279,6 +281,9 @@ func (a *attempt) verifyFile() error {
 	rest, err := io.Copy(io.Discard, a.file)
 	if err != nil {
 		return err
+	}
+	if size := a.stream.Size(); size >= 0 && a.stream.Received() != size {
+		return &transfer.SizeError{URL: a.src.url, Want: size, Got: a.stream.Received()}
 	}
 	a.digest = a.stream.Sum()
 	if a.src.digest != "" && a.digest != a.src.digest {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/dsnet/compress/bzip2"
 	"github.com/klauspost/compress/gzip"
@@ -67,17 +68,26 @@ type Reader struct {
 	err   error
 }
 
-// source notes what a decoder has seen of its input.
+// source notes what a decoder has seen of its input. zstd reads it in a
+// goroutine of its own.
 type source struct {
 	r     io.Reader
-	any   bool
-	ended bool
+	any   atomic.Bool
+	ended atomic.Bool
+	// failure is the input's own error, whatever the decoder makes of it.
+	failure atomic.Pointer[error]
 }
 
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	s.any = s.any || n > 0
-	s.ended = s.ended || errors.Is(err, io.EOF)
+	if n > 0 {
+		s.any.Store(true)
+	}
+	if err == io.EOF { //nolint:errorlint // An io.EOF wrapped in another failure is not the end.
+		s.ended.Store(true)
+	} else if err != nil {
+		s.failure.Store(&err)
+	}
 	return n, err
 }
 
@@ -144,9 +154,11 @@ func (d *Reader) explain(err error) error {
 	switch {
 	case err == nil || d.kind == None:
 		return err
-	case errors.Is(err, io.EOF) && d.src.any:
+	case d.src.failure.Load() != nil:
+		return *d.src.failure.Load()
+	case errors.Is(err, io.EOF) && d.src.any.Load():
 		return io.EOF
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, xz.ErrBuf) && d.src.ended:
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, xz.ErrBuf) && d.src.ended.Load():
 		return fmt.Errorf("decompressing %s: the file ends too early: %w", d.kind, io.ErrUnexpectedEOF)
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, xz.ErrMemlimit):
 		return fmt.Errorf("decompressing %s: needs a window of more than %d MiB: compress it without --long: %w", d.kind, MaxWindow>>20, err)

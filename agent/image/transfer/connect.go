@@ -62,10 +62,11 @@ func permanent(err error) bool {
 			status.Status != http.StatusTooEarly && status.Status != http.StatusTooManyRequests
 	}
 	var size *SizeError
+	var endless *EndlessError
 	var cert *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
 	var host x509.HostnameError
-	return errors.As(err, &size) || errors.As(err, &cert) || errors.As(err, &authority) || errors.As(err, &host) ||
+	return errors.As(err, &size) || errors.As(err, &endless) || errors.As(err, &cert) || errors.As(err, &authority) || errors.As(err, &host) ||
 		errors.Is(err, ErrChanged) || errors.Is(err, ErrNoRanges)
 }
 
@@ -258,6 +259,9 @@ func (s *Stream) skip(c *conn, off int64) error {
 // Range fetches n bytes at off, beside the stream. It is for small parts that
 // have to be known before their turn comes.
 func (s *Stream) Range(off, n int64) ([]byte, error) {
+	if s.size >= 0 && (off < 0 || n < 0 || off > s.size || n > s.size-off) {
+		return nil, fmt.Errorf("bytes %d to %d are beyond the end of %s, which has %d", off, off+n-1, s.URL, s.size)
+	}
 	b := make([]byte, n)
 	got := int64(0)
 	p := s.newPatience()
@@ -326,7 +330,7 @@ func contentRange(s string) (start, total int64, err error) {
 		if err == nil && all != "*" {
 			total, err = strconv.ParseInt(all, 10, 64)
 		}
-		if err == nil && start >= 0 {
+		if err == nil && start >= 0 && total >= -1 {
 			return start, total, nil
 		}
 	}

@@ -18,7 +18,8 @@ func (s *Stream) newPatience() *patience {
 	p.timer = time.AfterFunc(s.GiveUp, func() {
 		err := fmt.Errorf("not a byte of %s arrived for %v", s.URL, s.GiveUp)
 		if last := s.failed.Load(); last != nil {
-			err = fmt.Errorf("%w; the last failure was: %w", err, *last)
+			// Not wrapped: an io.EOF inside must not look like the file's end.
+			err = fmt.Errorf("%w; the last failure was: %v", err, *last)
 		}
 		s.cancel(err)
 	})
