@@ -20,7 +20,10 @@ func newDocsCommand(a *app) *cobra.Command {
 		Hidden: true,
 		Args:   args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for name, text := range reference(newRootCommand(a)) {
+			// Defaults are those without an environment.
+			plain := *a
+			plain.getenv = func(string) string { return "" }
+			for name, text := range reference(newRootCommand(&plain)) {
 				if err := os.MkdirAll(dir, 0o755); err != nil {
 					return fmt.Errorf("writing the reference: %w", err)
 				}
