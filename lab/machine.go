@@ -259,7 +259,8 @@ func (m *Machine) Type(ctx context.Context, text string) error {
 	return nil
 }
 
-// startTime is field 22 of /proc/PID/stat; 0 if there is no such process.
+// startTime is field 22 of /proc/PID/stat; 0 if there is no such process, or
+// it is dead and only nobody has asked for its exit code.
 func startTime(pid int) uint64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -268,7 +269,7 @@ func startTime(pid int) uint64 {
 	// The second field is a name in parentheses that may hold anything.
 	_, rest, ok := cutLast(string(b), ")")
 	f := strings.Fields(rest)
-	if !ok || len(f) < 20 {
+	if !ok || len(f) < 20 || f[0] == "Z" || f[0] == "X" {
 		return 0
 	}
 	v, err := strconv.ParseUint(f[19], 10, 64)

@@ -1,0 +1,40 @@
+# What is built goes to bin/ (programs) and build/ (the in-memory system,
+# images, caches). `make deps` installs what is needed besides Go.
+
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOFLAGS_ALL  = -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+APT         ?= $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
+
+# QEMU with firmware and boot programs; what makes disk images; what the
+# agent's system takes from this machine; foreign peers of the tests.
+DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed grub-pc-bin grub-common \
+       mmdebstrap fakeroot uidmap gdisk mtools e2fsprogs dosfstools xfsprogs util-linux ca-certificates \
+       dpkg xz-utils zstd dnsmasq-base openssh-client iproute2
+
+.DEFAULT_GOAL := build
+.PHONY: build agentos debian-image deps clean
+
+## build: both programs, static, in bin/
+build:
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -o bin/bedplate ./cmd/bedplate
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -o bin/bedplate-agent ./cmd/bedplate-agent
+
+## agentos: the in-memory system, in build/agentos/
+agentos: build
+	bin/bedplate agentos build --out build/agentos --agent bin/bedplate-agent
+
+## debian-image: a small Debian disk image, build/images/debian.raw.zst
+debian-image: build
+	bin/bedplate debian-image --out build/images/debian.raw.zst
+
+## deps: Debian packages that building and the lab need
+deps:
+	@missing=; for p in $(DEPS); do \
+	  dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  $(APT) update -q && DEBIAN_FRONTEND=noninteractive $(APT) install -q -y --no-install-recommends $$missing; fi
+	@apt-cache show linux-image-amd64 >/dev/null 2>&1 || $(APT) update -q
+
+clean:
+	rm -rf bin build
