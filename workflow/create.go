@@ -47,7 +47,7 @@ func (c *Controller) Preview(ctx context.Context, wf *pb.Workflow) (*pb.Workflow
 	}
 	out.Status.State = pb.WorkflowState_WAITING_FOR_MACHINE
 	if owner != "" {
-		out.Status.State, out.Status.Cause = pb.WorkflowState_QUEUED, "waits for workflow "+owner
+		out.Status.State, out.Status.Cause = pb.WorkflowState_QUEUED, queuedCause(out.GetSpec().GetMachine())
 	}
 	return out, nil
 }

@@ -320,9 +320,12 @@ func (t *tx) commit(ctx context.Context) error {
 	return nil
 }
 
+// maxEventOps leaves room for the log in a transaction that has many events.
+const maxEventOps = 32
+
 // event adds a line to the event log.
 func (t *tx) event(reason, message, actor string, warning bool) {
-	if t.c.cfg.Event != nil {
+	if t.c.cfg.Event != nil && len(t.ops) < maxEventOps {
 		t.ops = append(t.ops, t.c.cfg.Event("Workflow", t.f.name, reason, message, actor, warning))
 	}
 }
@@ -465,8 +468,9 @@ const (
 	maxAttempts      = 3000
 	maxAttemptError  = 4 << 10
 	maxAttemptOutput = 8 << 10
-	maxStepOutputs   = 64 << 10
+	maxStepOutputs   = 96 << 10
 	maxOutputs       = 256 << 10
+	shortStdout      = 1 << 10
 )
 
 func attemptsOf(run *plan.Run) int {

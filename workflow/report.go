@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -197,17 +198,33 @@ func (t *tx) clean(run *plan.Run, c *pb.StepChange) *pb.StepChange {
 			break
 		}
 	}
-	all, own := outputBytes(run), 0
+	t.cleanOutputs(run, c)
+	return c
+}
+
+// cleanOutputs masks a step's outputs and bounds them. What a program printed
+// is cut short when there is too much of it; anything else that is too large
+// fails the step, for a later one would take half a value for a whole one.
+func (t *tx) cleanOutputs(run *plan.Run, c *pb.StepChange) {
+	if len(c.GetOutputs()) == 0 {
+		return
+	}
 	for name, v := range c.GetOutputs() {
 		c.Outputs[name] = t.f.mask.value(v)
-		own += len(name) + proto.Size(v)
+	}
+	all, own := outputBytes(run), proto.Size(&structpb.Struct{Fields: c.GetOutputs()})
+	if text := c.GetOutputs()[stdout].GetStringValue(); len(text) > shortStdout && (own > maxStepOutputs || all+own > maxOutputs) {
+		c.Outputs[stdout] = structpb.NewStringValue("…" + strings.ToValidUTF8(text[len(text)-shortStdout:], ""))
+		own = proto.Size(&structpb.Struct{Fields: c.Outputs})
 	}
 	if own > maxStepOutputs || all+own > maxOutputs {
 		c.State, c.Outputs = pb.StepState_STEP_FAILED, nil
 		c.Error = fmt.Sprintf("its outputs have %d bytes: one step may have %d, all of a workflow %d", own, maxStepOutputs, maxOutputs)
 	}
-	return c
 }
+
+// stdout is the output that holds what a program printed.
+const stdout = "stdout"
 
 func outputBytes(run *plan.Run) int {
 	n := 0

@@ -34,6 +34,7 @@ type Session struct {
 	bootID  string
 	address netip.Addr
 	version int64 // of the machine's record when the session began
+	since   time.Time
 
 	wake   chan struct{}
 	fenced chan struct{}
@@ -70,7 +71,7 @@ func (c *Controller) Attach(ctx context.Context, a Arrival) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{
-		c: c, machine: a.Machine, bootID: a.BootID, address: a.Address, version: m.GetMetadata().GetResourceVersion(),
+		c: c, machine: a.Machine, bootID: a.BootID, address: a.Address, version: m.GetMetadata().GetResourceVersion(), since: m.GetStatus().GetAgent().GetConnectTime().AsTime(),
 		wake: make(chan struct{}, 1), fenced: make(chan struct{}), told: map[string]bool{},
 		has: key{a.Hello.GetWorkflowUid(), a.Hello.GetRun()},
 	}
@@ -149,7 +150,7 @@ func (c *Controller) Detach(ctx context.Context, s *Session) {
 	c.observe(machine.Sighting{Time: c.cfg.Now(), Source: machine.SourceAgent, Machine: machine.Name(s.machine), Address: s.address, Event: "disconnected", Detail: "boot " + s.bootID})
 	ctx, cancel := context.WithTimeout(ctx, detachTime)
 	defer cancel()
-	if err := c.setConnected(ctx, s.machine, s.bootID, false); err != nil && !errors.Is(err, store.ErrClosed) {
+	if err := c.disconnected(ctx, s.machine, s.since); err != nil && !errors.Is(err, store.ErrClosed) {
 		c.cfg.Logger.Warn("agent's disconnection not recorded", "machine", s.machine, "err", err)
 	}
 }

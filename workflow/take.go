@@ -48,7 +48,7 @@ func (t *tx) take(ctx context.Context) error {
 	}
 	t.compares = append(t.compares, resource.Unchanged(m))
 	if owner != "" || m.GetSpec().GetMaintenance() {
-		s.State, s.Deadline, s.Cause = pb.WorkflowState_QUEUED, nil, "waits for workflow "+owner
+		s.State, s.Deadline, s.Cause = pb.WorkflowState_QUEUED, nil, queuedCause(name)
 		if owner == "" {
 			s.Cause = "machine " + name + " is in maintenance"
 		}
@@ -67,6 +67,12 @@ func (t *tx) take(ctx context.Context) error {
 		return t.arrive(bootID)
 	}
 	return nil
+}
+
+// queuedCause doesn't say which workflow has the machine: it will be another
+// one by the time somebody reads it.
+func queuedCause(machine string) string {
+	return "waits until machine " + machine + " is done with other workflows"
 }
 
 // holder returns the workflow that has the machine; "" when none has, or only
@@ -206,7 +212,9 @@ func (c *Controller) dispatch(ctx context.Context, name string) error {
 				return errNothing
 			}
 			cause := t.wf.Status.Cause
-			if err := t.take(ctx); err != nil {
+			if err := t.take(ctx); errors.Is(err, store.ErrNotFound) {
+				return t.abort(ctx, fmt.Sprintf("machine %s is not there any more", name))
+			} else if err != nil {
 				return err
 			}
 			if t.wf.Status.State == pb.WorkflowState_QUEUED && t.wf.Status.Cause == cause {
@@ -215,7 +223,7 @@ func (c *Controller) dispatch(ctx context.Context, name string) error {
 			return nil
 		})
 		switch {
-		case errors.Is(err, store.ErrNotFound): // workflow or machine are gone
+		case errors.Is(err, store.ErrNotFound): // the workflow is gone
 		case err != nil:
 			return err
 		}

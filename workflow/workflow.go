@@ -96,8 +96,9 @@ const (
 	// cancelGrace is how long an agent may take to stop what runs.
 	cancelGrace = time.Minute
 	// stepGrace is how long after a step's own timeout the agent may take to
-	// say so before the step counts as hung.
-	stepGrace = 2 * time.Minute
+	// say so before the step counts as hung. The agent gives an action that
+	// doesn't stop two minutes, and then says so itself.
+	stepGrace = 5 * time.Minute
 	// retryDelay is the wait after the store has failed.
 	retryDelay = 2 * time.Second
 	// workers carry out what nobody waits for: deadlines and queues.
@@ -177,21 +178,22 @@ func (c *Controller) recover(ctx context.Context) error {
 		if !m.GetStatus().GetAgent().GetConnected() {
 			continue
 		}
-		if err := c.setConnected(ctx, m.GetMetadata().GetName(), m.GetStatus().GetAgent().GetBootId(), false); err != nil {
+		if err := c.disconnected(ctx, m.GetMetadata().GetName(), m.GetStatus().GetAgent().GetConnectTime().AsTime()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// setConnected records whether the agent of that boot has a stream.
-func (c *Controller) setConnected(ctx context.Context, name, bootID string, connected bool) error {
+// disconnected records that the agent which connected at that time has no
+// stream any more. One that has connected since, to whichever server, stays.
+func (c *Controller) disconnected(ctx context.Context, name string, since time.Time) error {
 	_, err := resource.Update(ctx, c.cfg.DB, name, func(m *pb.Machine) error {
 		a := m.GetStatus().GetAgent()
-		if a == nil || a.BootId != bootID || a.Connected == connected {
+		if !a.GetConnected() || !a.GetConnectTime().AsTime().Equal(since) {
 			return resource.ErrUnchanged
 		}
-		a.Connected = connected
+		a.Connected = false
 		return nil
 	})
 	if errors.Is(err, store.ErrNotFound) {

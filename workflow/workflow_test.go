@@ -87,7 +87,7 @@ func TestController_Queue(t *testing.T) {
 		w.create("w2", "t", "m")
 		time.Sleep(time.Second)
 		w.create("w3", "t", "m")
-		w.want("w2", pb.WorkflowState_QUEUED, "waits for workflow w1")
+		w.want("w2", pb.WorkflowState_QUEUED, "waits until machine m is done with other workflows")
 		a := w.agent("m", "b1")
 		a.mustConnect()
 		for _, name := range []string{"w1", "w2", "w3"} {
@@ -392,7 +392,7 @@ func TestController_Outputs(t *testing.T) {
 		if _, err := a.work(); err != nil {
 			t.Fatal(err)
 		}
-		w.want("w", pb.WorkflowState_WORKFLOW_FAILED, "its outputs have 65")
+		w.want("w", pb.WorkflowState_WORKFLOW_FAILED, "its outputs have 98")
 		if got := w.get("w").Status.Steps[0].Outputs["path"].GetStringValue(); len(got) != 100 {
 			t.Errorf("outputs of %d bytes", len(got))
 		}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -96,10 +97,10 @@ func (c *checker) fields(path string, in action.Input, values map[string]*struct
 		if len(in.Fields) == 0 {
 			f = action.Input{Type: action.Any}
 		} else if !ok {
-			c.problems.Add(path+"."+name, 0, "there is no %q here; %s", name, inputNames(in.Fields))
+			c.problems.Add(joinKey(path, name), 0, "there is no %q here; %s", name, inputNames(in.Fields))
 			continue
 		}
-		out.fields[name] = c.value(path+"."+name, f, values[name])
+		out.fields[name] = c.value(joinKey(path, name), f, values[name])
 	}
 	for _, f := range in.Fields {
 		if _, ok := values[f.Name]; f.Required && !ok {
@@ -107,6 +108,17 @@ func (c *checker) fields(path string, in action.Input, values map[string]*struct
 		}
 	}
 }
+
+// joinKey appends the key of a map to a path: .key, or ["key"] where that
+// would be misread.
+func joinKey(path, key string) string {
+	if plainKey.MatchString(key) {
+		return path + "." + key
+	}
+	return path + "[" + strconv.Quote(key) + "]"
+}
+
+var plainKey = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]*$`)
 
 // text checks a field that takes a string.
 func (c *checker) text(path, s string) *value {

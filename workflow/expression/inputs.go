@@ -29,12 +29,12 @@ func Inputs(t *pb.TemplateSpec, given map[string]*structpb.Value) (map[string]*s
 		in, ok := t.GetInputs()[name]
 		if !ok {
 			names := slices.Sorted(maps.Keys(t.GetInputs()))
-			problems.Add("spec.inputs."+name, 0, "the template has no input %q; %s", name, known(names))
+			problems.Add(joinKey("spec.inputs", name), 0, "the template has no input %q; %s", name, known(names))
 			continue
 		}
 		v, err := convertInput(in, given[name])
 		if err != nil {
-			problems.Add("spec.inputs."+name, 0, "%v", err)
+			problems.Add(joinKey("spec.inputs", name), 0, "%v", err)
 			continue
 		}
 		out[name] = v
@@ -48,12 +48,12 @@ func Inputs(t *pb.TemplateSpec, given map[string]*structpb.Value) (map[string]*s
 		case in.GetDefault() != nil:
 			v, err := convertInput(in, in.Default)
 			if err != nil {
-				problems.Add("spec.inputs."+name, 0, "default: %v", err)
+				problems.Add(joinKey("spec.inputs", name), 0, "default: %v", err)
 				continue
 			}
 			out[name] = v
 		case in.GetRequired():
-			problems.Add("spec.inputs."+name, 0, "the template needs this input%s", purpose(in))
+			problems.Add(joinKey("spec.inputs", name), 0, "the template needs this input%s", purpose(in))
 		}
 	}
 	return out, problems.OrNil()

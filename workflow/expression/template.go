@@ -100,13 +100,13 @@ func (t *Template) declare(problems *plan.Problems) {
 	inputs := &object{name: typeInputs, fields: map[string]field{}}
 	for _, name := range slices.Sorted(maps.Keys(t.spec.GetInputs())) {
 		if !inputName.MatchString(name) {
-			problems.Add("spec.inputs."+name, 0, "an input's name has letters, digits, _ and - only, and begins with a letter or _")
+			problems.Add(joinKey("spec.inputs", name), 0, "an input's name has letters, digits, _ and - only, and begins with a letter or _")
 		}
 		in := t.spec.Inputs[name]
 		inputs.fields[name] = scalar(actionType(inputType(in)))
 		if in.GetDefault() != nil {
 			if _, err := convertInput(in, in.Default); err != nil {
-				problems.Add("spec.inputs."+name+".default", 0, "%v", err)
+				problems.Add(joinKey("spec.inputs", name)+".default", 0, "%v", err)
 			}
 		}
 	}
@@ -164,7 +164,7 @@ func (c *checker) step(n plan.Node) *stepCode {
 	}
 	c.checkWith(code)
 	for _, name := range slices.Sorted(maps.Keys(n.Step.GetEnv())) {
-		code.env[name] = c.text(n.Field+".env."+name, n.Step.Env[name])
+		code.env[name] = c.text(joinKey(n.Field+".env", name), n.Step.Env[name])
 	}
 	if n.Step.GetImage() != "" {
 		code.image = c.text(n.Field+".image", n.Step.GetImage())
@@ -202,7 +202,7 @@ func (c *checker) checkContainer() {
 func (c *checker) checkWith(code *stepCode) {
 	with, a := c.node.Step.GetWith(), c.node.Action
 	for _, name := range slices.Sorted(maps.Keys(with)) {
-		field := c.node.Field + ".with." + name
+		field := joinKey(c.node.Field+".with", name)
 		in, ok := a.Input(name)
 		if !ok && a.Name != "" {
 			c.problems.Add(field, 0, "%s has no input %q; %s", a.Name, name, inputNames(a.Inputs))

@@ -235,6 +235,9 @@ func (in *inbox) signalLocked() {
 	}
 }
 
+// maxEvents bounds the events of one message.
+const maxEvents = 5000
+
 // maxProgress bounds the steps of which progress waits.
 const maxProgress = 64
 
@@ -244,6 +247,9 @@ func (in *inbox) put(m *pb.ConnectRequest) error {
 	defer in.mu.Unlock()
 	switch m := m.GetMessage().(type) {
 	case *pb.ConnectRequest_Events:
+		if n := len(m.Events.GetEvents()); n > maxEvents {
+			return status.Errorf(codes.InvalidArgument, "%d events in one message, at most %d", n, maxEvents)
+		}
 		for in.bytes >= inboxBytes && !in.closed {
 			in.room.Wait()
 		}
