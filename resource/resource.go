@@ -56,6 +56,10 @@ var (
 // somebody else was faster.
 const updateAttempts = 256
 
+// selectorPage is how many resources List reads at a time, at least, when a
+// selector leaves some out.
+const selectorPage = 256
+
 // Get returns the resource of that name. The error wraps store.ErrNotFound
 // when there is none.
 func Get[T Object](ctx context.Context, db *DB, name string) (T, error) {
@@ -95,8 +99,13 @@ func List[T Object](ctx context.Context, db *DB, opts ListOptions) (ListResult[T
 	if opts.After != "" {
 		after = prefix + opts.After
 	}
+	read := opts.Limit
+	if read > 0 && !opts.Selector.Empty() {
+		// Most of what is read may not match.
+		read = max(read, selectorPage)
+	}
 	for {
-		page, err := db.Store.List(ctx, prefix, after, opts.Limit)
+		page, err := db.Store.List(ctx, prefix, after, read)
 		if err != nil {
 			return out, fmt.Errorf("listing %s: %w", kindOf[T]().Plural, err)
 		}

@@ -37,6 +37,8 @@ type app struct {
 	flags globalFlags
 	// command is the one that was run, for hints.
 	command string
+	// warned: a warning about the configuration has been given.
+	warned bool
 }
 
 // connection is a gRPC connection and how to end it.

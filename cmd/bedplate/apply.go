@@ -191,6 +191,9 @@ func (ap *applier) all(ctx context.Context, items []resource.Item) error {
 	if len(items) == 1 {
 		return errReported
 	}
+	if ap.dryRun {
+		return fmt.Errorf("%d of %d resources would be refused", failed, len(items))
+	}
 	err := fmt.Errorf("%d of %d resources were not applied", failed, len(items))
 	return hint(err, "the others were; correct these and apply again")
 }

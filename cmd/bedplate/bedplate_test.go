@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -74,7 +75,7 @@ func command(ctx context.Context, a *app, line string) string {
 	if code != 0 {
 		out += fmt.Sprintf("[exit code %d]\n", code)
 	}
-	return out
+	return strings.ReplaceAll(out, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH, "GO")
 }
 
 // splitWords splits at spaces, but not inside single quotes.

@@ -26,6 +26,9 @@ type client struct {
 	timeout time.Duration
 }
 
+// nearestTimeout bounds the search for a name like one that isn't there.
+const nearestTimeout = 2 * time.Second
+
 // listPage is how many resources are asked for at a time.
 const listPage = 200
 
@@ -142,6 +145,8 @@ func (c *client) nearest(ctx context.Context, kind resource.Kind, name string, e
 		return err
 	}
 	all := fmt.Sprintf("`bedplate %s list` shows all", kind.Singular)
+	ctx, cancel := context.WithTimeout(ctx, nearestTimeout)
+	defer cancel()
 	names, listErr := c.names(ctx, kind)
 	if near := resource.Nearest(name, names); listErr == nil && near != "" {
 		return hint(err, fmt.Sprintf("did you mean %s? %s", near, all))

@@ -155,10 +155,11 @@ func (c *clientConfig) setCA(value string) error {
 	return nil
 }
 
-// warnReadable says so if others can read a file with a token.
+// warnReadable says so, once, if others can read a file with a token.
 func (a *app) warnReadable(path string, c clientConfig) {
 	info, err := os.Stat(path)
-	if err == nil && c.Token != "" && info.Mode().Perm()&0o077 != 0 {
+	if err == nil && c.Token != "" && info.Mode().Perm()&0o077 != 0 && !a.warned {
+		a.warned = true
 		fmt.Fprintf(a.stderr, "warning: others can read the token in %s: chmod 600 it\n", path)
 	}
 }
