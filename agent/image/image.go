@@ -80,7 +80,10 @@ type Config struct {
 }
 
 // Writer carries out image.write.
-type Writer struct{ Config }
+type Writer struct {
+	Config
+	buffer int
+}
 
 // New checks the configuration.
 func New(c Config) (*Writer, error) {
@@ -93,7 +96,7 @@ func New(c Config) (*Writer, error) {
 	if c.Open == nil {
 		c.Open = openDisk
 	}
-	return &Writer{c}, nil
+	return &Writer{c, bufferSize}, nil
 }
 
 func openDisk(word string) (Device, error) {

@@ -137,7 +137,7 @@ func (w *walk) packed(e qcow2.Extent) error {
 	if err != nil {
 		return err
 	}
-	if int64(len(dst)) < n { // The rest of this buffer is too small for a cluster.
+	if int64(len(dst)) < n { // The rest of this buffer is too small for a cluster; an empty one never is.
 		w.buf = w.buf[:int64(len(w.buf))-int64(len(dst))]
 		if err := w.flush(); err != nil {
 			return err
@@ -164,7 +164,7 @@ func (w *walk) packed(e qcow2.Extent) error {
 // to be filled by the caller.
 func (w *walk) space(guest, n int64) ([]byte, error) {
 	have := int64(len(w.buf))
-	if w.buf != nil && (guest != w.at+have || have == bufferSize) {
+	if w.buf != nil && (guest != w.at+have || have == int64(w.buffer)) {
 		if err := w.flush(); err != nil {
 			return nil, err
 		}
@@ -177,7 +177,7 @@ func (w *walk) space(guest, n int64) ([]byte, error) {
 		}
 		w.buf, w.at = b[:0], guest
 	}
-	n = min(n, bufferSize-have)
+	n = min(n, int64(w.buffer)-have)
 	w.buf = w.buf[:have+n]
 	return w.buf[have:], nil
 }

@@ -125,7 +125,7 @@ func TestWrite_Qcow2(t *testing.T) {
 		t.Run(fmt.Sprintf("%+v", l), func(t *testing.T) {
 			f := l.build(t, img)
 			path := blank(t, 9*mib)
-			w := testWrite{with: map[string]any{"digest": digest(f), "verify": true}}
+			w := testWrite{buffer: 1 << l.bits, with: map[string]any{"digest": digest(f), "verify": true}}
 			out, err := w.run(t, t.Context(), &file{data: f, cuts: []int{2 * mib, 700_000, 5000}}, path)
 			if err != nil {
 				t.Fatal(err)
@@ -231,7 +231,7 @@ func TestWrite_Qcow2OfQemu(t *testing.T) {
 			}
 			f := contents(t, out)
 			path := blank(t, 9*mib)
-			w := testWrite{with: map[string]any{"digest": digest(f)}}
+			w := testWrite{buffer: 2 * mib, with: map[string]any{"digest": digest(f)}}
 			if _, err := w.run(t, t.Context(), &file{data: f}, path); err != nil {
 				t.Fatal(err)
 			}

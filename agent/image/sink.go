@@ -28,6 +28,7 @@ type sink struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	dev    Device
+	size   int // Of a buffer.
 	// head and tail are the image's content of the disk's ends.
 	head, tail []byte
 	tailAt     int64
@@ -60,11 +61,11 @@ type check struct {
 	zero   bool
 }
 
-func newSink(ctx context.Context, cancel context.CancelCauseFunc, dev Device, verify bool) *sink {
+func newSink(ctx context.Context, cancel context.CancelCauseFunc, dev Device, buffer int, verify bool) *sink {
 	s := &sink{
 		ctx: ctx, cancel: cancel, dev: dev, free: make(chan []byte, buffers), jobs: make(chan job, buffers),
-		seed: maphash.MakeSeed(), verify: verify,
-		zeros: sync.OnceValue(func() []byte { return disk.Aligned(bufferSize) }),
+		size: buffer, seed: maphash.MakeSeed(), verify: verify,
+		zeros: sync.OnceValue(func() []byte { return disk.Aligned(buffer) }),
 	}
 	s.head = disk.Aligned(int(min(headSize, dev.Size())))
 	s.tailAt = max(int64(len(s.head)), (dev.Size()-headSize)/headSize*headSize)
@@ -82,14 +83,14 @@ func newSink(ctx context.Context, cancel context.CancelCauseFunc, dev Device, ve
 	return s
 }
 
-// buffer returns an aligned buffer of bufferSize, once one is free.
+// buffer returns an aligned buffer once one is free.
 func (s *sink) buffer() ([]byte, error) {
 	select {
 	case b := <-s.free:
 		if b == nil {
-			b = disk.Aligned(bufferSize)
+			b = disk.Aligned(s.size)
 		}
-		return b[:bufferSize], nil
+		return b[:s.size], nil
 	case <-s.ctx.Done():
 		return nil, context.Cause(s.ctx)
 	}
@@ -246,7 +247,7 @@ func (s *sink) zero(off, n int64) error {
 			}
 			s.cantZero.Store(true)
 		}
-		piece := min(n, bufferSize)
+		piece := min(n, int64(s.size))
 		if _, err := s.dev.WriteAt(s.zeros()[:piece], off); err != nil {
 			return err
 		}

@@ -102,7 +102,7 @@ func (a *attempt) run(req step.Request) (err error) {
 		return err
 	}
 	defer a.stream.Close() // Always nil.
-	a.sink = newSink(a.ctx, a.cancel, a.dev, a.src.verify)
+	a.sink = newSink(a.ctx, a.cancel, a.dev, a.buffer, a.src.verify)
 	defer a.sink.abort()
 	stop := a.progress()
 	defer stop()
