@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 
+	"github.com/bedplate/bedplate/lifecycle"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 
@@ -15,7 +19,7 @@ import (
 
 func newMachineCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Machine"), "Servers: what they are, do, and wait for")
-	noun.AddCommand(newExplainCommand(a), newTimelineCommand(a), newFollowCommand(a))
+	noun.AddCommand(newExplainCommand(a), newTimelineCommand(a), newFollowCommand(a), newAcceptCommand(a))
 	return noun
 }
 
@@ -36,6 +40,60 @@ func newExplainCommand(a *app) *cobra.Command {
 				return a.printExplanation(r)
 			})
 		},
+	}
+}
+
+func newAcceptCommand(a *app) *cobra.Command {
+	kind := mustKind("Machine")
+	return &cobra.Command{
+		Use:   "accept NAME...",
+		Short: "Take machines that made themselves known into the pool",
+		Long: `Take machines that made themselves known into the pool: those in the state
+discovered, which booted on a network that discovers machines. Until they are
+accepted nothing is installed on them.`,
+		Example:           "  bedplate machine accept m-525400770001",
+		Args:              args(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: a.completeNames(kind),
+		RunE: func(cmd *cobra.Command, words []string) error {
+			return a.with(cmd.Context(), func(c *client) error {
+				var errs []error
+				for _, name := range words {
+					errs = append(errs, a.accept(cmd.Context(), c, name))
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+}
+
+// acceptAttempts bounds how often an accept is tried again when the machine
+// changed meanwhile, as one does whose agent is at work.
+const acceptAttempts = 5
+
+// accept takes away the mark of a discovered machine, and leaves everything
+// else as it is at that moment.
+func (a *app) accept(ctx context.Context, c *client, name string) error {
+	kind := mustKind("Machine")
+	for attempt := 1; ; attempt++ {
+		m, err := c.get(ctx, kind, name)
+		if err != nil {
+			return err
+		}
+		annotations := m.GetMetadata().GetAnnotations()
+		if annotations[lifecycle.AnnotationDiscovered] == "" {
+			fprintf(a.stdout, "machine/%s unchanged: it needs no accepting\n", name)
+			return nil
+		}
+		delete(annotations, lifecycle.AnnotationDiscovered)
+		_, err = c.update(ctx, kind, m, false, false)
+		if codeOf(err) == codes.Aborted && attempt < acceptAttempts {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		fprintf(a.stdout, "machine/%s accepted\n", name)
+		return nil
 	}
 }
 
