@@ -8,6 +8,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
 	"github.com/bedplate/bedplate/workflow/plan"
 )
 
@@ -34,9 +36,12 @@ func (c *Controller) CancelBy(ctx context.Context, name, reason, actor string) (
 		}
 		t.event("CancelRequested", reason, actor, false)
 		s.CancelRequested = true
-		_, there := t.c.connected(t.wf.GetSpec().GetMachine())
+		m, err := resource.Get[*pb.Machine](ctx, c.cfg.DB, t.wf.GetSpec().GetMachine())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
 		// An agent that is away may still be at work: it is told when it comes back.
-		run.Cancel(!there, t.now)
+		run.Cancel(!m.GetStatus().GetAgent().GetConnected(), t.now)
 		s.Cause = joinCause(cancelling, reason)
 		s.Deadline = timestamppb.New(t.now.Add(cancelGrace))
 		return nil

@@ -98,12 +98,6 @@ func (c *Controller) Attach(ctx context.Context, a Arrival) (*Session, error) {
 		return nil, err
 	}
 	c.observe(machine.Sighting{Time: c.cfg.Now(), Source: machine.SourceAgent, Machine: machine.Name(a.Machine), Address: a.Address, Event: "connected", Detail: "boot " + a.BootID})
-	if f != nil {
-		if _, err := c.change(ctx, f.name, func(t *tx) error { return t.arrive(a.BootID) }); err != nil && !errors.Is(err, store.ErrNotFound) {
-			c.Detach(context.WithoutCancel(ctx), s)
-			return nil, err
-		}
-	}
 	s.poke()
 	return s, nil
 }
@@ -190,7 +184,10 @@ func (s *Session) Superseded() bool {
 // Next returns what the agent has to be told now.
 func (s *Session) Next(ctx context.Context) ([]*pb.ConnectResponse, error) {
 	var out []*pb.ConnectResponse
-	wf := s.current()
+	wf, err := s.arrive(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if wf == nil || keyOf(wf) != s.has {
 		if m := s.obsolete(); m != nil {
 			out = append(out, m)
@@ -198,9 +195,6 @@ func (s *Session) Next(ctx context.Context) ([]*pb.ConnectResponse, error) {
 	}
 	if wf == nil {
 		return out, nil
-	}
-	if wf.GetStatus().GetDelivery().GetBootId() != s.bootID {
-		return out, nil // not taken up yet; it pokes when it is
 	}
 	if keyOf(wf) != s.has {
 		m, err := s.plan(ctx, wf)
@@ -211,6 +205,33 @@ func (s *Session) Next(ctx context.Context) ([]*pb.ConnectResponse, error) {
 	}
 	s.name = wf.GetMetadata().GetName()
 	return append(out, s.news(wf)...), nil
+}
+
+// arrive returns the workflow that the agent is to carry out, or nil. If it
+// waits for the machine, or knows it in another boot, it hears now that the
+// machine is there.
+func (s *Session) arrive(ctx context.Context) (*pb.Workflow, error) {
+	f := s.c.owner(s.machine)
+	if f == nil {
+		return nil, nil
+	}
+	wf, err := s.c.change(ctx, f.name, func(t *tx) error {
+		select {
+		case <-s.fenced:
+			return ErrFenced
+		default:
+			return t.arrive(s.bootID)
+		}
+	})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case ended(wf.GetStatus().GetState()):
+		return nil, nil
+	}
+	return wf, nil
 }
 
 // current returns the workflow that the agent is to carry out, or nil.

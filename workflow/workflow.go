@@ -142,7 +142,9 @@ func (c *Controller) Ready() <-chan struct{} { return c.ready }
 // Run follows the store, deals with deadlines and queues, until ctx is done
 // (nil) or the store fails.
 func (c *Controller) Run(ctx context.Context) error {
-	if err := c.recover(ctx); err != nil {
+	if err := c.recover(ctx); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("running workflows: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -36,8 +36,9 @@ const (
 	maxHeaderBytes  = 16 << 10
 	// One Enroll or Connect at a time, and one to replace it.
 	maxStreams = 4
-	// bufferBytes per connection and direction: ten thousand agents mostly wait.
-	bufferBytes      = 4 << 10
+	// writeBuffer is for the time of a write only. There is no read buffer: TLS
+	// has its own, and ten thousand agents mostly wait.
+	writeBuffer      = 4 << 10
 	keepaliveTime    = 20 * time.Second
 	keepaliveTimeout = 10 * time.Second
 	handshakeTime    = 20 * time.Second
@@ -131,7 +132,7 @@ func New(cfg Config) (*Server, error) {
 		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.ConnectionTimeout(handshakeTime),
-		grpc.ReadBufferSize(bufferBytes), grpc.WriteBufferSize(bufferBytes), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(writeBuffer), grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
