@@ -252,10 +252,13 @@ func (c *client) watch(ctx context.Context, kind resource.Kind, name, selector s
 	}
 }
 
+// errStreamEnded: the server has ended a stream that was to go on.
+var errStreamEnded = errors.New("the server has ended the stream: try again")
+
 // streamEnded makes an error of a stream that the server has ended.
 func streamEnded(err error) error {
 	if errors.Is(err, io.EOF) {
-		return errors.New("the server has ended the stream: try again")
+		return errStreamEnded
 	}
 	return err
 }

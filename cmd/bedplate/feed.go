@@ -44,20 +44,28 @@ func feed[T any](ctx context.Context, patient bool, open func(context.Context) (
 		if err := lost(err); err != nil {
 			return err
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
 		wait = min(2*wait, retryMost)
 	}
 }
 
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // passing reports whether a stream that ended so may work again soon.
 func passing(err error) bool {
-	return errors.Is(err, io.EOF) || codeOf(err) == codes.Unavailable
+	return errors.Is(err, io.EOF) || errors.Is(err, errStreamEnded) || codeOf(err) == codes.Unavailable
 }
 
 func drain[T any](ctx context.Context, open func(context.Context) (grpc.ServerStreamingClient[T], error), send func(*T) error) error {

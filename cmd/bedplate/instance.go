@@ -169,7 +169,7 @@ func (a *app) waitInstance(ctx context.Context, c *client, name string, timeout 
 	defer cancel()
 	screen := a.screen(a.stdout)
 	w := &instanceWait{app: a, screen: screen, gone: gone}
-	err := c.watch(ctx, mustKind("Instance"), name, "", w.show)
+	err := w.watch(ctx, c, name)
 	switch {
 	case errors.Is(err, errDone):
 		err = nil
@@ -186,8 +186,28 @@ type instanceWait struct {
 	*app
 	screen *table.Screen
 	gone   bool
-	seen   bool
-	shown  string
+	// seen: the present watch has brought it.
+	seen bool
+	// patient: the server has answered, so that it may be asked again.
+	patient bool
+	shown   string
+}
+
+// watch watches until show has seen enough; a restart of the server is waited out.
+func (w *instanceWait) watch(ctx context.Context, c *client, name string) error {
+	for {
+		w.seen = false
+		err := c.watch(ctx, mustKind("Instance"), name, "", func(ch change) error {
+			w.patient = true
+			return w.show(ch)
+		})
+		if !passing(err) || !w.patient || ctx.Err() != nil {
+			return err
+		}
+		if err := pause(ctx, retryFirst); err != nil {
+			return err
+		}
+	}
 }
 
 func (w *instanceWait) show(ch change) error {

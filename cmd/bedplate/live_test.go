@@ -406,6 +406,28 @@ error: the server has ended the stream: try again
 `)
 }
 
+// A restart of the server while an instance is waited for is only a pause.
+func TestInstance_WaitServerRestarts(t *testing.T) {
+	f := newFakeServer(t)
+	calls := 0
+	onStream(f, "WatchInstances", func(q *pb.WatchInstancesRequest, s grpc.ServerStream) error {
+		calls++
+		i := &pb.Instance{Metadata: &pb.Metadata{Name: q.Name}, Status: &pb.InstanceStatus{State: pb.InstanceState_INSTANCE_BOOTING}}
+		if calls == 2 {
+			i.Status.State = pb.InstanceState_INSTANCE_ACTIVE
+		}
+		if err := s.SendMsg(&pb.WatchInstancesResponse{Type: pb.ChangeType_ADDED, Instance: i}); err != nil {
+			return err
+		}
+		return status.Error(codes.Unavailable, "stopping")
+	})
+	mustPrint(t, newTestApp(f, nil, nil), "instance create web --image debian-13 --wait", `
+instance/web created
+15:04:05  instance  booting
+15:04:05  instance  active
+`)
+}
+
 func TestInstance_Wait(t *testing.T) {
 	f := newFakeServer(t)
 	state := func(s pb.InstanceState, cause string) *pb.WatchInstancesResponse {
