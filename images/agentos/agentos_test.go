@@ -83,7 +83,8 @@ func TestTree_writeCPIO(t *testing.T) {
 }
 
 func testModules() *moduleSet {
-	s := &moduleSet{byName: map[string]*module{}, byAlias: map[string][]*module{}, inside: map[string]bool{"sha256_inside": true}}
+	s := &moduleSet{byName: map[string]*module{}, byAlias: map[string][]*module{}, inside: map[string]bool{}}
+	s.addBuiltinAliases([]byte("sha256_generic.license=GPL\x00sha256_generic.alias=sha256-inside\x00"))
 	for _, m := range []*module{
 		{name: "btrfs", depends: []string{"libcrc32c", "xor"}, soft: []string{"crc32c", "sha256-inside", "nowhere"}},
 		{name: "libcrc32c", soft: []string{"crc32c"}},

@@ -84,7 +84,23 @@ func readModules(ctx context.Context, dir string) (*moduleSet, error) {
 	for _, l := range lines(s.builtin) {
 		s.inside[moduleName(strings.TrimSuffix(path.Base(l), ".ko"))] = true
 	}
+	info, err := os.ReadFile(filepath.Join(dir, "modules.builtin.modinfo"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading kernel modules: %w", err)
+	}
+	s.addBuiltinAliases(info)
 	return s, nil
+}
+
+// addBuiltinAliases reads modules.builtin.modinfo, NUL-separated
+// name.key=value: what is built in under an alias need not be loaded.
+func (s *moduleSet) addBuiltinAliases(info []byte) {
+	for pair := range bytes.SplitSeq(info, []byte{0}) {
+		k, v, _ := strings.Cut(string(pair), "=")
+		if strings.HasSuffix(k, ".alias") {
+			s.inside[moduleName(v)] = true
+		}
+	}
 }
 
 // moduleName is the name by which the kernel knows a module.
