@@ -73,7 +73,7 @@ func (c *Controller) Create(ctx context.Context, wf *pb.Workflow) (*pb.Workflow,
 	for range attempts {
 		f := &flow{name: name}
 		before := &pb.Workflow{Metadata: &pb.Metadata{Name: name}}
-		t := &tx{c: c, f: f, before: before, wf: proto.Clone(made).(*pb.Workflow), now: c.cfg.Now()}
+		t := &tx{c: c, f: f, before: before, wf: proto.Clone(made).(*pb.Workflow), now: c.cfg.Now(), noted: map[string]bool{}}
 		if err := t.take(ctx); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,9 @@ func TestController_Deadlines(t *testing.T) {
 			a.mustListen()
 			if a.cancel == "" {
 				t.Error("the agent was not told")
+			}
+			if s := w.sights[len(w.sights)-1]; s.Event != "step-failed" || !strings.HasPrefix(s.Detail, "a the workflow took longer") {
+				t.Errorf("the timeline's last is %v", s)
 			}
 		})
 	})

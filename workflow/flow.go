@@ -139,6 +139,7 @@ type tx struct {
 	ops       []store.Op
 	lines     []*pb.LogLine
 	sightings []machine.Sighting
+	noted     map[string]bool // steps whose end the timeline has been told
 	logs      *logbook
 	then      []func()
 }
@@ -156,7 +157,7 @@ func (c *Controller) change(ctx context.Context, name string, fn func(*tx) error
 		if err != nil {
 			return nil, err
 		}
-		t := &tx{c: c, f: f, before: before, wf: proto.Clone(before).(*pb.Workflow), now: c.cfg.Now(), logs: f.logs}
+		t := &tx{c: c, f: f, before: before, wf: proto.Clone(before).(*pb.Workflow), now: c.cfg.Now(), logs: f.logs, noted: map[string]bool{}}
 		if t.wf.Status == nil {
 			t.wf.Status = &pb.WorkflowStatus{}
 		}
@@ -253,6 +254,7 @@ func (t *tx) conclude(ctx context.Context) error {
 			t.run.Abort(fmt.Sprintf("more than %d attempts in all: the record can't hold more", maxAttempts), t.now)
 		}
 		t.wf.Status.Steps = t.run.Steps()
+		t.noteStopped()
 		state, cause := t.run.State()
 		switch {
 		case ended(state):

@@ -255,6 +255,7 @@ func (t *tx) noteEnd(step *pb.StepStatus) {
 	if a == nil {
 		return
 	}
+	t.noted[step.GetId()] = true
 	t.then = append(t.then, func() { t.c.metrics.step(step.GetUses(), a.GetState()) })
 	if a.GetState() == pb.StepState_STEP_FAILED {
 		t.sight("step-failed", step, a.GetError(), a.GetEndTime())
@@ -264,6 +265,18 @@ func (t *tx) noteEnd(step *pb.StepStatus) {
 		return
 	}
 	t.sight("step-end", step, step.GetUses(), a.GetEndTime())
+}
+
+// noteStopped tells the timeline of the steps that something else than the
+// agent's own report has ended.
+func (t *tx) noteStopped() {
+	for _, was := range t.before.GetStatus().GetSteps() {
+		now := t.run.Step(was.GetId())
+		open := was.GetState() == pb.StepState_STEP_RUNNING || was.GetState() == pb.StepState_STEP_WAITING
+		if open && now.GetState() != was.GetState() && !t.noted[was.GetId()] {
+			t.noteEnd(now)
+		}
+	}
 }
 
 func (t *tx) sight(event string, step *pb.StepStatus, detail string, at *timestamppb.Timestamp) {
@@ -285,12 +298,13 @@ func (c *Controller) SetProgress(s *Session, workflow, step string, p *pb.Progre
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.ownerLocked(s.machine)
-	if f == nil || workflow != "" && workflow != f.name && workflow != f.wf.GetMetadata().GetUid() {
+	if p == nil || f == nil || workflow != "" && workflow != f.name && workflow != f.wf.GetMetadata().GetUid() {
 		return
 	}
 	if _, runs := f.running[step]; !runs {
 		return
 	}
+	p.Message, p.Unit = cut(p.GetMessage(), 256), cut(p.GetUnit(), 32)
 	f.progress[step] = p
 	for w := range f.watchers {
 		w.poke()

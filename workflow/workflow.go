@@ -11,7 +11,8 @@
 //
 // No wait is without an end. A workflow fails by itself when its machine
 // doesn't show up, stays away, or hangs in a step, when nobody approves, and
-// when its own time is over.
+// when its own time is over. One that is queued waits for those before it, or
+// for a person to take its machine out of maintenance.
 //
 // Log lines are kept with the workflow, 16 MiB of them; values of secrets are
 // masked in lines, errors and outputs.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"cel.dev/cel-go/common/types"
@@ -67,6 +68,17 @@ func (t *Template) inputValue(name string, v any) any {
 		return v // it was checked when the workflow was made
 	}
 	return out
+}
+
+// WithInventory returns b with the machine's hardware as it was just read: a
+// Plan carries what was known when it was made, which on a machine's first
+// boot is nothing.
+func (b *Bound) WithInventory(inv *pb.Inventory) *Bound {
+	machine := maps.Clone(b.facts["machine"].(map[string]any))
+	machine["inventory"] = b.template.objects.typed("bedplate.Inventory", protoMessage(inv.ProtoReflect()))
+	facts := maps.Clone(b.facts)
+	facts["machine"] = machine
+	return &Bound{template: b.template, facts: facts}
 }
 
 // vars are the facts and what the run has brought so far.

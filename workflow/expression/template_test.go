@@ -299,6 +299,25 @@ func TestBound_Call(t *testing.T) {
 	}
 }
 
+func TestBound_WithInventory(t *testing.T) {
+	spec := &pb.TemplateSpec{Steps: []*pb.Step{step(t, "w", "disk.wipe", map[string]any{"disks": "${{ machine.inventory.disks.filter(d, d.size_bytes > 1*GB).map(d, d.path) }}"})}}
+	facts, err := MachineFacts(&pb.Machine{Metadata: &pb.Metadata{Name: "m"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, run := bound(t, spec, &pb.Plan{Machine: facts})
+	for _, want := range [][]any{{}, {"/dev/vda"}} {
+		call, err := b.Call(context.Background(), "w", run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(map[string]any{"disks": want}, call.With); diff != "" {
+			t.Errorf("with (-want +got):\n%s", diff)
+		}
+		b = b.WithInventory(&pb.Inventory{Disks: []*pb.Disk{{Path: "/dev/vda", SizeBytes: 2e9}, {Path: "/dev/vdb", SizeBytes: 1e6}}})
+	}
+}
+
 func TestSelector(t *testing.T) {
 	m := &pb.Machine{Metadata: &pb.Metadata{Name: "a", Labels: map[string]string{"rack": "r1"}}, Status: &pb.MachineStatus{Inventory: &pb.Inventory{Memory: &pb.Memory{UsableBytes: 70e9}}}}
 	for text, want := range map[string]bool{
