@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bedplate/bedplate/agent/system"
 )
 
@@ -25,7 +27,8 @@ var errNoLimit = errors.New("no cgroup2 with a memory controller")
 
 // group makes the container's group with its limits.
 func (x *Executor) group(name string) (*cgroup, error) {
-	if x.Cgroup == "" || x.MemoryLimit == 0 {
+	var st unix.Statfs_t
+	if x.Cgroup == "" || x.MemoryLimit == 0 || unix.Statfs(x.Cgroup, &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
 		return nil, errNoLimit
 	}
 	parent := filepath.Join(x.Cgroup, "bedplate")
