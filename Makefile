@@ -13,7 +13,25 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
        dpkg xz-utils zstd dnsmasq-base openssh-client iproute2
 
 .DEFAULT_GOAL := build
-.PHONY: build agentos debian-image deps clean
+.PHONY: build agentos debian-image deps clean test e2e demo bench check
+FIRMWARE    ?= uefi
+
+## demo: the main job in a virtual rack, from nothing to a proven login (FIRMWARE=bios|uefi|uefi-http)
+demo: deps build agentos debian-image
+	bin/bedplate demo --firmware $(FIRMWARE)
+
+## test: every test that needs neither root nor a network
+test:
+	$(GO) test -race ./...
+
+## e2e: real firmware in QEMU, foreign DHCP servers and clients, crashes
+e2e: deps build agentos debian-image
+	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 60m ./test/interop/... ./test/e2e/...
+
+## bench: what the speed claims rest on, each against its peer in one run
+bench: build
+	$(GO) test -run '^$$' -bench . -benchtime 3x ./test/bench/...
+	$(GO) test -run '^$$' -bench . ./dhcp/... ./machine/index ./store/bolt
 
 ## build: both programs, static, in bin/
 build:

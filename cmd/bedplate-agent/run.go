@@ -128,6 +128,17 @@ func (m *machine) drive(ctx context.Context) {
 	}
 	m.loader = system.NewLoader(modules, system.InsertModule, m.log)
 	began := time.Now()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if events != nil {
+		// Beside Coldplug: a device that a bus driver has just found need not
+		// wait for every other driver.
+		wg.Go(func() {
+			if err := m.loader.Hotplug(ctx, events, "/sys/devices"); err != nil {
+				m.log.Error("listening for devices", "err", err)
+			}
+		})
+	}
 	for _, name := range m.opts.Modules {
 		if err := m.loader.Load(name); err != nil {
 			m.say("%v", err)
@@ -137,12 +148,6 @@ func (m *machine) drive(ctx context.Context) {
 	m.loadUnasked()
 	m.say("%d drivers loaded in %s", m.loader.Loaded(), time.Since(began).Round(time.Millisecond))
 	settled()
-	if events == nil {
-		return
-	}
-	if err := m.loader.Hotplug(ctx, events, "/sys/devices"); err != nil {
-		m.log.Error("listening for devices", "err", err)
-	}
 }
 
 // loadUnasked loads what no device asks for: access to the management

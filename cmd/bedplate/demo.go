@@ -96,8 +96,8 @@ func (a *app) demo(ctx context.Context, f demoFlags) (err error) {
 	}{
 		{"A rack with one machine: " + f.firmware + " firmware, an empty disk, powered off", func(ctx context.Context) error { return d.up(ctx, f) }},
 		{"A server, with nothing but a network interface", func(ctx context.Context) error { return d.serve(ctx, f) }},
-		{"What is wanted: a machine, an image, an instance", d.want},
-		{"The image, into the server's store", func(ctx context.Context) error { return d.client(ctx, "image", "import", "debian", "--file", f.image) }},
+		{"An image, into the server's store", func(ctx context.Context) error { return d.client(ctx, "image", "import", "debian", "--file", f.image) }},
+		{"What is wanted: a machine, and an instance on it", d.want},
 		{"Power on", d.install},
 		{"Proof from inside, over the serial console", d.proveConsole},
 		{"Proof from inside, over SSH", d.proveSSH},
@@ -219,11 +219,6 @@ metadata: {name: %s, labels: {rack: demo}}
 spec:
   interfaces:
   - {mac: "%s", address: %s/24}
----
-apiVersion: bedplate/v1
-kind: Image
-metadata: {name: debian}
-spec: {os: debian}
 ---
 apiVersion: bedplate/v1
 kind: Instance

@@ -174,6 +174,9 @@ func (f *follower) show(ctx context.Context, m *pb.FollowMachineResponse) error 
 		return f.machine(ctx, e.Machine)
 	case *pb.FollowMachineResponse_Sighting:
 		s := e.Sighting
+		if strings.HasPrefix(s.GetDetail(), "step-") {
+			return nil // shown by the workflow, with its progress
+		}
 		f.line(s, s.GetSource(), strings.Join(notEmpty(s.GetDetail(), s.GetAddress()), "  "))
 	case *pb.FollowMachineResponse_Phase:
 		f.phase(e.Phase)
