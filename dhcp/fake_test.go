@@ -193,6 +193,7 @@ func (f *fakeStore) at(a string) lease.Lease {
 type fakeProber struct {
 	timeout time.Duration
 	used    map[netip.Addr]bool
+	refuses bool // it is asked too much
 	mu      sync.Mutex
 	asked   []netip.Addr
 	running sync.WaitGroup
@@ -201,6 +202,9 @@ type fakeProber struct {
 func (f *fakeProber) probe(a netip.Addr, done func(bool)) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.refuses {
+		return false
+	}
 	f.asked = append(f.asked, a)
 	wait, used := f.timeout, f.used[a]
 	if used {

@@ -168,7 +168,7 @@ func (q query) mayHaveLocked(addr netip.Addr) (why string, ok bool) {
 func (q query) leaseLocked(addr netip.Addr) lease.Lease {
 	l := lease.Lease{
 		Network: q.network.Name, Address: addr, Client: q.request.client, MAC: q.mac,
-		Identifier: q.packet.Options[optClientID], Hostname: q.packet.HostName(),
+		Identifier: short(q.packet.Options[optClientID]), Hostname: string(short([]byte(q.packet.HostName()))),
 		Start: q.now, Renewed: q.now, Expires: q.now.Add(q.network.LeaseTime),
 	}
 	if old, ok := q.network.pool.ByClient(q.request.client); ok && old.Address == addr && !old.Expired(q.now) {
@@ -179,6 +179,9 @@ func (q query) leaseLocked(addr netip.Addr) lease.Lease {
 	}
 	return l
 }
+
+// short bounds what a client makes us store: an option may come in many pieces.
+func short(b []byte) []byte { return b[:min(len(b), 255)] }
 
 // declined handles DHCPDECLINE (§4.3.3): the client found its address in use.
 func (q query) declined() outcome {

@@ -86,7 +86,7 @@ func (p *echoProber) probe(addr netip.Addr, done func(bool)) bool {
 
 func (p *echoProber) run(stop <-chan struct{}) {
 	var reader sync.WaitGroup
-	reader.Go(p.read)
+	reader.Go(func() { p.read(stop) })
 	defer reader.Wait()
 	defer func() { _ = p.conn.Close() }()
 	timer := time.NewTimer(time.Hour)
@@ -127,7 +127,7 @@ func (p *echoProber) expire() time.Duration {
 }
 
 // read finishes the probes that somebody answers.
-func (p *echoProber) read() {
+func (p *echoProber) read(stop <-chan struct{}) {
 	buf := make([]byte, 1500)
 	for {
 		n, from, err := p.conn.ReadFrom(buf)
@@ -135,6 +135,12 @@ func (p *echoProber) read() {
 			return
 		}
 		if err != nil {
+			// A network that is down, and comes back.
+			select {
+			case <-stop:
+				return
+			case <-time.After(p.timeout):
+			}
 			continue
 		}
 		ip, ok := from.(*net.IPAddr)

@@ -219,6 +219,19 @@ func TestReply_Size(t *testing.T) {
 	})
 }
 
+func TestOptions_LeaseTimes(t *testing.T) {
+	for d, want := range map[time.Duration]options{
+		time.Hour:                  {51: {0, 0, 0x0e, 0x10}, 58: {0, 0, 0x07, 0x08}, 59: {0, 0, 0x0c, 0x4e}},
+		200 * 365 * 24 * time.Hour: {51: {255, 255, 255, 255}}, // for ever
+	} {
+		got := options{}
+		got.leaseTimes(d)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", d, diff)
+		}
+	}
+}
+
 func TestReply_Destination(t *testing.T) {
 	broadcast := netip.AddrPortFrom(broadcastAddr, 0)
 	t.Run("a client that asks for it gets a broadcast", func(t *testing.T) {

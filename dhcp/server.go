@@ -65,7 +65,7 @@ func New(cfg Config) (*Server, error) {
 			machines: cfg.Machines, files: cfg.BootFiles, httpBase: cfg.HTTPBase,
 			commit: cfg.PutTimeout + commitSlack,
 		},
-		sys:      osSystem{},
+		sys:      osSystem{now: cfg.Now},
 		seed:     maphash.MakeSeed(),
 		queues:   make([]queue, cfg.Workers),
 		stopping: make(chan struct{}),

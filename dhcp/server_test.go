@@ -260,6 +260,16 @@ func TestServer_Probe(t *testing.T) {
 			}
 		})
 	})
+	t.Run("an address that can't be probed now is offered without", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := start(t, &fakeProber{refuses: true})
+			defer f.stop()
+			f.link().broadcast(ovmfPXE(msgDiscover, macA))
+			if _, ok := f.link().reply(time.Second); !ok {
+				t.Error("no offer")
+			}
+		})
+	})
 	t.Run("other clients don't wait", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := start(t, &fakeProber{})

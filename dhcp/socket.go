@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,15 +26,18 @@ type socket interface {
 	// Read reads one packet. local is where it was sent to, invalid for
 	// broadcasts. The error is net.ErrClosed after Close.
 	Read(b []byte) (n int, source netip.AddrPort, local netip.Addr, err error)
-	// Send sends one packet. It doesn't wait for more than the kernel's buffer.
+	// Send sends one packet. It waits for the kernel's buffer, and not for long.
 	Send(b []byte, to destination) error
 	Close() error
 	// index is the interface's number when the socket was opened.
 	index() int
 }
 
-// osSystem is Linux.
-type osSystem struct{}
+// osSystem is Linux. now is the clock that write deadlines are set by.
+type osSystem struct{ now func() time.Time }
+
+// sendTimeout bounds how long a worker waits for room in the kernel's buffer.
+const sendTimeout = 100 * time.Millisecond
 
 func (osSystem) links() ([]link, error) {
 	ifaces, err := net.Interfaces()
@@ -65,7 +69,7 @@ func (osSystem) links() ([]link, error) {
 // of several interfaces and another server its own on the rest. It doesn't set
 // SO_REUSEADDR: with it, Linux would let two DHCP servers have the port (dnsmasq
 // sets it) and give each broadcast to both.
-func (osSystem) open(l link, port uint16) (socket, error) {
+func (o osSystem) open(l link, port uint16) (socket, error) {
 	var optErr error
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		err := c.Control(func(fd uintptr) {
@@ -82,12 +86,11 @@ func (osSystem) open(l link, port uint16) (socket, error) {
 	if err != nil {
 		return nil, listenError(l.name, port, err)
 	}
-	s := &udpSocket{conn: c.(*net.UDPConn), link: l, frames: -1}
+	s := &udpSocket{conn: c.(*net.UDPConn), link: l, port: port, now: o.now, frames: -1}
 	// Best effort: without it, clients without an address get broadcasts.
 	if fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err == nil {
 		s.frames = fd
 	}
-	s.port = port
 	return s, nil
 }
 
@@ -110,6 +113,7 @@ type udpSocket struct {
 	conn *net.UDPConn
 	link link
 	port uint16
+	now  func() time.Time
 
 	mu     sync.Mutex
 	frames int // -1: none
@@ -162,6 +166,9 @@ func (s *udpSocket) Send(b []byte, to destination) error {
 	var oob []byte
 	if to.source.Is4() {
 		oob = unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(s.link.index), Spec_dst: to.source.As4()})
+	}
+	if err := s.conn.SetWriteDeadline(s.now().Add(sendTimeout)); err != nil {
+		return err
 	}
 	_, _, err := s.conn.WriteMsgUDPAddrPort(b, oob, to.addr)
 	return err

@@ -17,7 +17,7 @@ import (
 // openLoopback opens a socket on a port of the kernel's choice.
 func openLoopback(t *testing.T) (*udpSocket, uint16) {
 	t.Helper()
-	s, err := osSystem{}.open(loopback(t), 0)
+	s, err := osSystem{now: time.Now}.open(loopback(t), 0)
 	if err != nil {
 		t.Skipf("this host doesn't let us bind to an interface: %v", err)
 	}
@@ -28,7 +28,7 @@ func openLoopback(t *testing.T) (*udpSocket, uint16) {
 
 func loopback(t *testing.T) link {
 	t.Helper()
-	links, err := osSystem{}.links()
+	links, err := osSystem{now: time.Now}.links()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func loopback(t *testing.T) link {
 
 func TestSocket_ReadSend(t *testing.T) {
 	s, port := openLoopback(t)
-	if err := s.conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := s.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	local := ip("127.0.0.1")
@@ -66,7 +66,7 @@ func TestSocket_ReadSend(t *testing.T) {
 
 func TestSocket_PortTaken(t *testing.T) {
 	_, port := openLoopback(t)
-	_, err := osSystem{}.open(loopback(t), port)
+	_, err := osSystem{now: time.Now}.open(loopback(t), port)
 	if err == nil {
 		t.Fatal("the port was given out twice")
 	}

@@ -22,6 +22,7 @@ package lease
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -67,11 +68,28 @@ func ParseClient(s string) (Client, error) {
 		}
 		b, err := hex.DecodeString(s[len(prefix):])
 		if err != nil {
-			return "", errors.New("not a lease client: " + s)
+			return "", fmt.Errorf("%q: not a lease client such as mac:525400770001", s)
 		}
 		return Client(string([]byte{byte(kind)}) + string(b)), nil
 	}
-	return "", errors.New("not a lease client: " + s)
+	return "", fmt.Errorf("%q: not a lease client such as mac:525400770001", s)
+}
+
+// MarshalText is String, so that a Lease can be stored as JSON.
+func (c Client) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText is ParseClient; empty text is no client.
+func (c *Client) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*c = ""
+		return nil
+	}
+	parsed, err := ParseClient(string(b))
+	if err != nil {
+		return err
+	}
+	*c = parsed
+	return nil
 }
 
 // Lease is an address that a client was given. Network and Address are its key:

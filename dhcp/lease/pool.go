@@ -3,6 +3,7 @@ package lease
 import (
 	"container/heap"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -83,7 +84,11 @@ func New(cfg Config) *Pool {
 // Configure changes what the pool gives out. Leases stay; one outside the new
 // ranges isn't offered again.
 func (p *Pool) Configure(cfg Config) {
+	same := p.cfg.Prefix == cfg.Prefix && slices.Equal(p.cfg.Ranges, cfg.Ranges)
 	p.cfg = cfg.withDefaults()
+	if same {
+		return // the cursor has passed what was used
+	}
 	p.cursorRange, p.cursor = 0, netip.Addr{}
 }
 

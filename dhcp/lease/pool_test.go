@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -338,8 +339,28 @@ func TestClient_Parse(t *testing.T) {
 			t.Errorf("%v: got %v, %v", c, got, err)
 		}
 	}
-	if _, err := ParseClient("mac:xyz"); err == nil {
-		t.Error("no error for what is no client")
+	for _, bad := range []string{"mac:xyz", "525400770001", ""} {
+		if _, err := ParseClient(bad); err == nil {
+			t.Errorf("no error for %q", bad)
+		}
+	}
+}
+
+func TestLease_JSON(t *testing.T) {
+	want := Lease{
+		Network: "lab", Address: ip("10.77.0.5"), Client: cl(0xfffefd), MAC: machine.MAC{2}, Identifier: []byte{255, 0},
+		Hostname: "web1", Start: start, Renewed: start, Expires: start.Add(time.Hour), Reserved: true,
+	}
+	b, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Lease
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
