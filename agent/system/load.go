@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -138,7 +139,21 @@ func (l *Loader) Coldplug(ctx context.Context, devices string) {
 		if len(fresh) == 0 || ctx.Err() != nil {
 			return
 		}
+		slices.SortStableFunc(fresh, func(a, b string) int { return urgency(a) - urgency(b) })
 		l.loadAll(ctx, fresh)
+	}
+}
+
+// urgency puts what the way to the server needs first, then disks: the rest
+// can load while a lease is asked for.
+func urgency(modalias string) int {
+	switch {
+	case strings.HasPrefix(modalias, "virtio:d00000001"), strings.Contains(modalias, "bc02sc"): // PCI class 2: network
+		return 0
+	case strings.HasPrefix(modalias, "virtio:"), strings.Contains(modalias, "bc01sc"): // PCI class 1: mass storage
+		return 1
+	default:
+		return 2
 	}
 }
 

@@ -136,9 +136,17 @@ func aliasKey(s string) string {
 	return s[:keyLength]
 }
 
+// busKey is the part before the first colon; "" for patterns whose bus is
+// itself a pattern, such as char-major-10-*, which are few.
 func busKey(s string) string {
-	bus, _, _ := strings.Cut(s, ":")
-	return strings.TrimRight(bus, "*?[")
+	bus, _, colon := strings.Cut(s, ":")
+	if trimmed := strings.TrimRight(bus, "*"); colon || trimmed == bus {
+		bus = trimmed // acpi*:IPI0001:*
+	}
+	if strings.ContainsAny(bus, "*?[") {
+		return ""
+	}
+	return bus
 }
 
 // Resolve returns the modules for a modalias or for a module's own name, none
@@ -149,8 +157,8 @@ func (m *Modules) Resolve(name string) []string {
 		found = append(found, n)
 	}
 	name = normalise(name)
-	keys := []string{busKey(name)}
-	if k := aliasKey(name); k != keys[0] {
+	keys := []string{"", busKey(name)}
+	if k := aliasKey(name); k != keys[1] {
 		keys = append(keys, k)
 	}
 	for _, k := range keys {

@@ -47,7 +47,7 @@ func ParseUevent(b []byte) (Uevent, error) {
 type Uevents struct{ fd, stop int }
 
 // ListenUevents opens the socket; do it before Coldplug so that no device
-// falls between the two.
+// falls between the two. What is opened must be run, to be closed.
 func ListenUevents() (*Uevents, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {

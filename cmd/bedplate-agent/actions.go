@@ -29,7 +29,11 @@ func (m *machine) executors() (step.Set, error) {
 		return nil, fmt.Errorf("making folder: %w", err)
 	}
 	disks, err := disk.New(disk.Config{
-		Disks: m.collector.Disks, Random: rand.Reader, Log: m.log,
+		Random: rand.Reader, Log: m.log,
+		Disks: func(ctx context.Context) ([]*pb.Disk, error) {
+			m.awaitDrivers(ctx)
+			return m.collector.Disks(ctx)
+		},
 		Match: func(hint string, d *pb.Disk) (bool, error) {
 			return expression.EvalDiskHint(context.Background(), hint, d)
 		},

@@ -108,14 +108,12 @@ func (m *machine) serve(ctx context.Context) error {
 	return a.Run(ctx)
 }
 
-// drive loads the drivers of what is there, then of what comes.
+// drive loads the drivers of what is there and of what comes. The kernel ends
+// the loading of a module only when everything that is being probed is done
+// (async_synchronize_full), so that disks are there when Coldplug returns.
 func (m *machine) drive(ctx context.Context) {
 	settled := sync.OnceFunc(func() { close(m.settled) })
 	defer settled()
-	events, err := system.ListenUevents()
-	if err != nil {
-		m.say("%v", err)
-	}
 	dir, err := system.ModulesDir("/lib/modules")
 	if err != nil {
 		m.say("%v", err)
@@ -130,7 +128,9 @@ func (m *machine) drive(ctx context.Context) {
 	began := time.Now()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	if events != nil {
+	if events, err := system.ListenUevents(); err != nil {
+		m.say("%v", err)
+	} else {
 		// Beside Coldplug: a device that a bus driver has just found need not
 		// wait for every other driver.
 		wg.Go(func() {
@@ -192,13 +192,17 @@ func (m *machine) newAgent() (*agent.Agent, error) {
 	})
 }
 
-// collect waits for the drivers: without them there are no disks to see.
 func (m *machine) collect(ctx context.Context) *pb.Inventory {
+	m.awaitDrivers(ctx)
+	return m.collector.Collect(ctx)
+}
+
+// awaitDrivers waits for the drivers: without them there are no disks to see.
+func (m *machine) awaitDrivers(ctx context.Context) {
 	select {
 	case <-m.settled:
 	case <-ctx.Done():
 	}
-	return m.collector.Collect(ctx)
 }
 
 func (m *machine) macs() []string {
