@@ -62,7 +62,7 @@ func (a authority) Peer(state tls.ConnectionState) (machine.Name, string, error)
 
 // fleet is a server and agents that are connected to it.
 type fleet struct {
-	b         *testing.B
+	b         testing.TB
 	db        *resource.DB
 	c         *workflow.Controller
 	trust     authority
@@ -83,7 +83,12 @@ func (f *fleet) Inventory(_ context.Context, m machine.Name, _ *pb.Inventory) er
 	return nil
 }
 
-func newFleet(b *testing.B, machines int) *fleet {
+// Secret implements workflow.Secrets.
+func (f *fleet) Secret(context.Context, string) (map[string]string, error) {
+	return map[string]string{"password": "hunter2"}, nil
+}
+
+func newFleet(b testing.TB, machines int) *fleet {
 	b.Helper()
 	st, err := bolt.Open(filepath.Join(b.TempDir(), "store"), bolt.Options{})
 	if err != nil {
@@ -135,7 +140,7 @@ func (f *fleet) serve() {
 	}
 	f.trust = authority{ca, key.BootTokens(rand.Reader, time.Hour)}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	if f.c, err = workflow.New(workflow.Config{DB: f.db, Now: time.Now, Logger: log}); err != nil {
+	if f.c, err = workflow.New(workflow.Config{DB: f.db, Secrets: f, Now: time.Now, Logger: log}); err != nil {
 		f.b.Fatal(err)
 	}
 	f.server, err = rpc.New(rpc.Config{Address: "127.0.0.1:0", TLS: cert.AgentTLS(), DB: f.db, Controller: f.c, Trust: f.trust, Machines: f, Now: time.Now, Logger: log})
@@ -156,21 +161,27 @@ func (f *fleet) serve() {
 
 func name(i int) string { return fmt.Sprintf("m%d", i) }
 
-// boot starts the agent of a machine.
+// boot adds a machine and starts its agent.
 func (f *fleet) boot(i int) {
 	f.b.Helper()
 	if _, err := resource.Create(f.ctx, f.db, &pb.Machine{Metadata: &pb.Metadata{Name: name(i)}, Status: &pb.MachineStatus{}}); err != nil {
 		f.b.Fatal(err)
 	}
+	noop := step.Func(func(context.Context, step.Request, step.Reporter) (step.Result, error) { return step.Result{}, nil })
+	f.start(f.ctx, i, fmt.Sprintf("%032x", i), step.Set{"noop": noop})
+}
+
+// start starts one boot's agent.
+func (f *fleet) start(ctx context.Context, i int, bootID string, actions step.Set) {
+	f.b.Helper()
 	token, err := f.trust.tokens.Mint(machine.Name(name(i)), machine.MAC{1}, time.Now())
 	if err != nil {
 		f.b.Fatal(err)
 	}
-	noop := step.Func(func(context.Context, step.Request, step.Reporter) (step.Result, error) { return step.Result{}, nil })
 	a, err := agent.New(agent.Config{
 		Dial:  agent.Dialer{Server: f.server.Addr().String(), CA: f.trust.ca.Digest(), Now: time.Now}.Dial,
-		Token: token, BootID: fmt.Sprintf("%032x", i), Version: "bench",
-		MACs: func() []string { return nil }, Executors: step.Set{"noop": noop},
+		Token: token, BootID: bootID, Version: "bench",
+		MACs: func() []string { return nil }, Executors: actions,
 		Collect: func(context.Context) *pb.Inventory { return &pb.Inventory{} },
 		Address: func() string { return "" }, Uptime: func() time.Duration { return 0 },
 		Now: time.Now, Rand: rand.Reader, Jitter: func() float64 { return 0.5 },
@@ -180,7 +191,7 @@ func (f *fleet) boot(i int) {
 		f.b.Fatal(err)
 	}
 	f.wg.Go(func() {
-		if err := a.Run(f.ctx); err != nil && !errors.Is(err, context.Canceled) {
+		if err := a.Run(ctx); err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, agent.ErrFenced) {
 			f.b.Error(err)
 		}
 	})
