@@ -135,7 +135,7 @@ func (n Network) Validate() error {
 			bad("route to %v via %v is not an IPv4 route", r.Destination, r.Gateway)
 		}
 	}
-	for _, d := range slices.Concat([]string{}, n.SearchDomains) {
+	for _, d := range n.SearchDomains {
 		if _, err := appendDomain(nil, d); err != nil {
 			errs = append(errs, err)
 		}

@@ -136,8 +136,9 @@ func (t *table) ours(addr netip.Addr) bool {
 	return false
 }
 
-// candidates returns the networks that a client may be on, and whether that is
-// known from where it is (and not from an address that it says it has).
+// candidates returns the networks that a client may be on: those that its relay
+// agent is on or selects, or those of the link that it was heard on. One that
+// writes from an address of its own may also be beyond a router.
 func (t *table) candidates(r *request) []*network {
 	if r.relay.IsValid() {
 		at := r.relay
