@@ -56,10 +56,13 @@ func InsertModule(file string) error {
 	return nil
 }
 
-// Load loads the modules that name resolves to. An unknown name is
-// ErrNoModule, for it is most often built in.
+// Load loads the modules that name resolves to; one that is built in is there
+// already. An unknown name is ErrNoModule.
 func (l *Loader) Load(name string) error {
 	names := l.modules.Resolve(name)
+	if len(names) == 0 && l.modules.builtin[moduleName(name)] {
+		return nil
+	}
 	if len(names) == 0 {
 		return fmt.Errorf("%s: %w", name, ErrNoModule)
 	}
@@ -71,7 +74,7 @@ func (l *Loader) Load(name string) error {
 }
 
 // ErrNoModule says that no module file has that name or alias; the usual
-// cause is that the kernel has it built in.
+// cause is that the kernel does without, or that the agent's system leaves it out.
 var ErrNoModule = errors.New("no such module")
 
 func (l *Loader) loadName(name string) error {

@@ -19,18 +19,19 @@ type Modules struct {
 	depends map[string][]string // file -> files it needs, the last to be loaded first
 	soft    map[string][]string // module name -> modules to load before it
 	aliases map[string][]alias  // by aliasKey
+	builtin map[string]bool     // module names that are part of the kernel
 }
 
 type alias struct{ pattern, module string }
 
-// ReadModules reads modules.dep, modules.alias and modules.softdep in dir.
+// ReadModules reads modules.dep, .alias, .softdep and .builtin in dir.
 // Without modules.dep it returns an error; the others may be absent.
 func ReadModules(dir string) (*Modules, error) {
-	m := &Modules{dir: dir, path: map[string]string{}, depends: map[string][]string{}, soft: map[string][]string{}, aliases: map[string][]alias{}}
+	m := &Modules{dir: dir, path: map[string]string{}, depends: map[string][]string{}, soft: map[string][]string{}, aliases: map[string][]alias{}, builtin: map[string]bool{}}
 	if err := readLines(filepath.Join(dir, "modules.dep"), m.addDependency); err != nil {
 		return nil, fmt.Errorf("reading module dependencies: %w", err)
 	}
-	for name, add := range map[string]func(string){"modules.alias": m.addAlias, "modules.softdep": m.addSoftDependency} {
+	for name, add := range map[string]func(string){"modules.alias": m.addAlias, "modules.softdep": m.addSoftDependency, "modules.builtin": m.addBuiltin} {
 		if err := readLines(filepath.Join(dir, name), add); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
@@ -96,6 +97,8 @@ func (m *Modules) addSoftDependency(line string) {
 		}
 	}
 }
+
+func (m *Modules) addBuiltin(line string) { m.builtin[moduleName(line)] = true }
 
 // moduleName is the name a module has in the kernel, for a file or a name
 // with dashes.

@@ -114,6 +114,7 @@ func modulesTree(t *testing.T) string {
 		"modules.dep": "kernel/virtio_pci.ko: kernel/virtio_ring.ko kernel/virtio.ko\nkernel/virtio_ring.ko:\nkernel/virtio.ko: kernel/virtio_ring.ko\n" +
 			"kernel/virtio-net.ko.xz: kernel/virtio.ko kernel/virtio_ring.ko\nkernel/crc.ko:\n",
 		"modules.alias":   "# comment\nalias pci:v00001AF4d*sv*sd*bc*sc*i* virtio_pci\nalias virtio:d00000001v* virtio_net\nalias fs-my-fs crc\nalias short* crc\n",
+		"modules.builtin": "kernel/fs/ext4/ext4.ko\n",
 		"modules.softdep": "softdep virtio_net pre: crc post: nothing\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
@@ -172,6 +173,11 @@ func TestLoader(t *testing.T) {
 			if got := modules.Resolve(name); !slices.Equal(got, []string{"crc"}) {
 				t.Errorf("Resolve(%q) = %v", name, got)
 			}
+		}
+	})
+	t.Run("a module that is built in", func(t *testing.T) {
+		if err := NewLoader(modules, (&recorder{}).insert, quiet()).Load("ext4"); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("an unknown name", func(t *testing.T) {
