@@ -74,6 +74,9 @@ func writeCommand(w *strings.Builder, c *cobra.Command, level int) {
 	if text := flagTable(c.LocalNonPersistentFlags()); text != "" {
 		fmt.Fprintf(w, "\n%s", text)
 	}
+	if text := flagTable(c.PersistentFlags()); text != "" {
+		fmt.Fprintf(w, "\nAll of these commands have as well:\n\n%s", text)
+	}
 	for _, sub := range c.Commands() {
 		if sub.IsAvailableCommand() {
 			w.WriteString("\n")
