@@ -60,7 +60,9 @@ func (c *client) run(ctx context.Context) {
 		c.cfg.Say("%s (%s): address %s from DHCP server %s", c.link.Name, c.link.MAC, lease.Address, lease.Server)
 		c.changed(lease)
 		c.hold(ctx, lease)
-		c.changed(nil)
+		if ctx.Err() == nil { // an agent that ends leaves the machine its address
+			c.changed(nil)
+		}
 	}
 }
 

@@ -174,6 +174,9 @@ func (m *Manager) follow(ctx context.Context, wg *sync.WaitGroup, links []Link) 
 		if !present[name] {
 			s.cancel()
 			delete(m.links, name)
+			if m.winner == name {
+				m.winner = ""
+			}
 			m.cfg.Log.Info("network interface gone", "iface", name)
 		}
 	}
