@@ -107,7 +107,7 @@ func (j *job) run() {
 			}
 			return
 		}
-		if at, ok := j.record.Next(); ok {
+		if at, ok := j.record.Next(); ok && j.leaving == nil {
 			retry.Reset(max(at.Sub(j.cfg.Now()), time.Millisecond))
 		}
 		select {

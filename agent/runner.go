@@ -74,9 +74,9 @@ func (r *runner) workflow() string {
 // the one goroutine that starts jobs; it never waits but in its select.
 func (r *runner) run(ctx context.Context) {
 	defer close(r.stopped)
-	var current *job    // the newest job, running or over
-	var next *pb.Plan   // what to run when current has ended
-	ended := closedNone // of current while it runs
+	var current *job        // the newest job, running or over
+	var next *pb.Plan       // what to run when current has ended
+	var ended chan struct{} // of current while it runs; nil, never ready, else
 	for {
 		select {
 		case <-ctx.Done():
@@ -85,7 +85,7 @@ func (r *runner) run(ctx context.Context) {
 			}
 			return
 		case <-ended:
-			ended = closedNone
+			ended = nil
 			r.rest()
 			if next != nil {
 				current, next = r.start(ctx, next), nil
@@ -102,7 +102,7 @@ func (r *runner) run(ctx context.Context) {
 				current.give(o)
 			case o.plan == nil:
 				// about a workflow that this boot knows nothing of
-			case ended != closedNone:
+			case ended != nil:
 				next = o.plan
 				current.stop(errReplaced)
 			default:
@@ -112,9 +112,6 @@ func (r *runner) run(ctx context.Context) {
 		}
 	}
 }
-
-// closedNone is what run waits on while no job runs: for ever.
-var closedNone chan struct{}
 
 func (r *runner) rest() {
 	r.mu.Lock()

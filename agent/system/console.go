@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Console writes to every console that the kernel has (a monitor and a serial
@@ -125,6 +127,24 @@ func OpenConsoles(active, dev string) ([]io.Writer, error) {
 	return []io.Writer{f}, nil
 }
 
+// AttachConsole makes the file (/dev/console) standard input, output and error,
+// where Go prints why a program panicked.
+func AttachConsole(file string) error {
+	fd, err := unix.Open(file, unix.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return fmt.Errorf("opening console: %w", err)
+	}
+	for std := range 3 {
+		if err := unix.Dup3(fd, std, 0); err != nil && fd != std {
+			return fmt.Errorf("attaching console: %w", err)
+		}
+	}
+	if fd > 2 {
+		return unix.Close(fd)
+	}
+	return nil
+}
+
 // Printer says things to people: one line each, with the seconds since the
 // kernel started.
 type Printer struct {
@@ -144,6 +164,6 @@ func (p *Printer) Say(format string, args ...any) {
 	defer p.mu.Unlock()
 	text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
 	for line := range strings.SplitSeq(text, "\n") {
-		fmt.Fprintf(p.w, "[%9.3f] bedplate: %s\r\n", p.uptime().Seconds(), line)
+		fmt.Fprintf(p.w, "[%9.3f] bedplate: %s\n", p.uptime().Seconds(), line)
 	}
 }

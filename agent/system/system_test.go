@@ -258,7 +258,7 @@ func TestConsole(t *testing.T) {
 	c.Flush(time.Second)
 	c.Close(time.Second)
 	fmt.Fprint(c, "after the end")
-	if got := out.String(); !strings.HasPrefix(got, "[    1.500] bedplate: line 0\r\n") || !strings.HasSuffix(got, "[    1.500] bedplate: lines\r\n") {
+	if got := out.String(); !strings.HasPrefix(got, "[    1.500] bedplate: line 0\n") || !strings.HasSuffix(got, "[    1.500] bedplate: lines\n") {
 		t.Errorf("console has %.60q...", got)
 	}
 }

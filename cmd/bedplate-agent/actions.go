@@ -13,6 +13,8 @@ import (
 	"github.com/bedplate/bedplate/agent/command"
 	"github.com/bedplate/bedplate/agent/container"
 	"github.com/bedplate/bedplate/agent/disk"
+	"github.com/bedplate/bedplate/agent/efi"
+	"github.com/bedplate/bedplate/agent/file"
 	"github.com/bedplate/bedplate/agent/image"
 	"github.com/bedplate/bedplate/agent/logs"
 	"github.com/bedplate/bedplate/agent/step"
@@ -25,9 +27,6 @@ const temp = "/run/bedplate"
 
 // executors are the actions of this agent; package agent adds inventory.
 func (m *machine) executors() (step.Set, error) {
-	if err := os.MkdirAll(temp, 0o711); err != nil {
-		return nil, fmt.Errorf("making folder: %w", err)
-	}
 	disks, err := disk.New(disk.Config{
 		Random: rand.Reader, Log: m.log,
 		Disks: func(ctx context.Context) ([]*pb.Disk, error) {
@@ -45,6 +44,23 @@ func (m *machine) executors() (step.Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	files, err := file.New(file.Config{LoadModule: m.loadModule, Folder: temp, Log: m.log})
+	if err != nil {
+		return nil, err
+	}
+	entries, err := efi.New(efi.Config{
+		Log: m.log,
+		Mount: func(ctx context.Context, disk, partition string) (efi.Files, error) {
+			v, err := files.Mount(ctx, disk, partition, true)
+			if err != nil {
+				return nil, err // and no Files at all
+			}
+			return v, nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
 	set := step.Set{
 		"command":      step.Func(command.Execute),
 		"noop":         step.Func(command.Noop),
@@ -52,10 +68,20 @@ func (m *machine) executors() (step.Set, error) {
 		"container":    &container.Executor{Temp: temp, Cgroup: "/sys/fs/cgroup", MemoryLimit: memoryLimit(), ResolvConf: "/etc/resolv.conf"},
 	}
 	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Temp: temp}
-	for _, more := range []step.Set{disks.Steps(), images.Steps(), machine.Executors()} {
+	for _, more := range []step.Set{disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), machine.Executors()} {
 		maps.Copy(set, more)
 	}
 	return set, nil
+}
+
+// loadModule is for file systems. A system without modules has what it needs
+// in its kernel.
+func (m *machine) loadModule(name string) error {
+	<-m.settled
+	if m.loader == nil {
+		return nil
+	}
+	return m.loader.Load(name)
 }
 
 // memoryLimit is what a container may have: three quarters of the machine.

@@ -12,6 +12,9 @@ const (
 	// pity is how long a message stays on the console before the machine
 	// restarts, for people to read.
 	pity = 30 * time.Second
+	// truce is the same for a machine that another boot has taken over from: if
+	// two share an identity they must not restart each other without end.
+	truce = 5 * time.Minute
 	// panicSeconds is after how long the kernel itself restarts when it panics.
 	panicSeconds = "30"
 	// entropyStep is how often a wait for random numbers is told of.
@@ -21,14 +24,17 @@ const (
 // supervise is process 1. It never returns.
 func supervise() {
 	mountErr := system.Mount()
+	stdioErr := system.AttachConsole("/dev/console")
 	outs, err := system.OpenConsoles("/sys/class/tty/console/active", "/dev")
 	if err != nil {
 		outs = []io.Writer{os.Stderr}
 	}
 	console := system.NewConsole(outs...)
 	say := system.NewPrinter(console, system.Uptime).Say
-	if mountErr != nil {
-		say("%v", mountErr)
+	for _, err := range []error{mountErr, stdioErr} {
+		if err != nil {
+			say("%v", err)
+		}
 	}
 	_ = os.WriteFile("/proc/sys/kernel/panic", []byte(panicSeconds), 0o644)        // without it a panic waits for ever, no more
 	_ = os.WriteFile("/proc/sys/kernel/printk", []byte("4 4 1 7"), 0o644)          // warnings and worse: people read this console
@@ -46,7 +52,7 @@ func supervise() {
 	for {
 		say("%v; the machine restarts in %s", err, pity)
 		time.Sleep(pity)
-		console.Close(time.Second)
+		console.Flush(time.Second)
 		err = system.Leave(system.Restart)
 	}
 }

@@ -50,9 +50,13 @@ func run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
+	delay := pity
+	if errors.Is(err, agent.ErrFenced) {
+		delay = truce
+	}
 	m.say("%v", err)
-	m.say("the machine restarts in %s", pity)
-	if wait(ctx, pity) {
+	m.say("the machine restarts in %s", delay)
+	if wait(ctx, delay) {
 		err = errors.Join(err, m.leave(system.Restart))
 	}
 	return err
@@ -172,6 +176,9 @@ func (m *machine) newAgent() (*agent.Agent, error) {
 	var boot [16]byte
 	if _, err := rand.Read(boot[:]); err != nil {
 		return nil, fmt.Errorf("making boot id: %w", err)
+	}
+	if err := os.MkdirAll(temp, 0o711); err != nil {
+		return nil, fmt.Errorf("making folder: %w", err)
 	}
 	executors, err := m.executors()
 	if err != nil {
