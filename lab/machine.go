@@ -256,6 +256,23 @@ func (m *Machine) Type(ctx context.Context, text string) error {
 	if _, err := io.WriteString(conn, text); err != nil {
 		return fmt.Errorf("typing to %s: %w", m.spec.Name, err)
 	}
+	return drained(conn)
+}
+
+// drained waits until the other end has read everything. QEMU 7.2 throws away
+// what it hasn't read yet when a connection is closed in both directions; with
+// only ours closed it reads to the end, as fast as the guest takes it, and closes.
+func drained(conn net.Conn) error {
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return nil
+	}
+	if err := half.CloseWrite(); err != nil {
+		return fmt.Errorf("typing to the end: %w", err)
+	}
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		return fmt.Errorf("waiting for what was typed to be read: %w", err)
+	}
 	return nil
 }
 

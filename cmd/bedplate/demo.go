@@ -70,6 +70,7 @@ type demo struct {
 	server *exec.Cmd
 	ended  chan error
 	signer ssh.Signer
+	serial *lab.Serial
 	start  time.Time
 }
 
@@ -259,6 +260,7 @@ func (d *demo) install(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(d.a.stdout, "$ bedplate lab power %s on\n", demoMachine)
+	d.serial = m.Serial()
 	if err := m.PowerOn(ctx); err != nil {
 		return err
 	}
@@ -271,11 +273,10 @@ func (d *demo) proveConsole(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	serial := m.Serial()
 	say := func(wait, answer string) ([]string, error) {
 		limit, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
-		found, err := serial.WaitFor(limit, regexp.MustCompile(wait))
+		found, err := d.serial.WaitFor(limit, regexp.MustCompile(wait))
 		if err != nil || answer == "" {
 			return found, err
 		}

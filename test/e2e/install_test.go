@@ -25,6 +25,7 @@ func TestInstall(t *testing.T) {
 		address[m.Name()] = fmt.Sprintf("10.77.0.%d", 31+i)
 		r.apply(r.machineYAML(m.Name(), address[m.Name()]+"/24") + r.instanceYAML(m.Name()))
 	}
+	console := r.machine("bios").Serial()
 	// Two at a time are as many as two cores carry.
 	for _, pair := range [][]string{{"bios", "uefi"}, {"uefi-http"}} {
 		for _, name := range pair {
@@ -42,7 +43,7 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	t.Run("the serial console has a login", func(t *testing.T) {
-		if _, err := r.machine("bios").Serial().WaitFor(t.Context(), regexp.MustCompile(`host-bios login:`)); err != nil {
+		if _, err := console.WaitFor(t.Context(), regexp.MustCompile(`host-bios login:`)); err != nil {
 			t.Error(err)
 		}
 	})
