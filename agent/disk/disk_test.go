@@ -264,7 +264,10 @@ func TestPartition(t *testing.T) {
 // partitioned is a disk with an ESP, a small and a large Linux file system.
 func partitioned(t testing.TB) string {
 	t.Helper()
-	path := file(t, 128*mib)
+	path := file(t, mib)
+	if err := os.Truncate(path, 128*mib); err != nil {
+		t.Fatal(err)
+	}
 	_, _, err := do(t, service(t, nil), "disk.partition", map[string]any{"disk": path, "partitions": []any{
 		map[string]any{"name": "EFI", "size": "34MiB", "type": "esp"},
 		map[string]any{"name": "boot", "size": "16MiB"},
@@ -280,7 +283,10 @@ func partitioned(t testing.TB) string {
 // mkfsAt makes a file system at an offset of a file.
 func mkfsAt(t testing.TB, path string, offset, length int64, args ...string) {
 	t.Helper()
-	part := file(t, int(length))
+	part := file(t, mib)
+	if err := os.Truncate(part, length); err != nil {
+		t.Fatal(err)
+	}
 	tool, err := look(args[0])
 	if err != nil {
 		t.Skipf("SKIPPED: %v", err)
@@ -405,6 +411,7 @@ func TestWipe(t *testing.T) {
 	for _, method := range []string{"signatures", "discard", "zero", "auto"} {
 		t.Run(method, func(t *testing.T) {
 			path := partitioned(t)
+			mkfsAt(t, path, mib, 34*mib, "mkfs.vfat")
 			mkfsAt(t, path, 35*mib, 16*mib, "mkfs.ext4", "-q", "-F")
 			mkfsAt(t, path, 51*mib, 40*mib, "mkfs.ext4", "-q", "-F")
 			out, text, err := do(t, service(t, nil), "disk.wipe", map[string]any{"disk": path, "method": method})

@@ -117,16 +117,16 @@ func (l layers) pack(t testing.TB, c []byte) []byte {
 }
 
 func TestWrite_Qcow2(t *testing.T) {
-	img := sample(20, 5*mib+512*7)
+	img := sample(20, 3*mib+512*7)
 	for _, l := range []layers{
 		{bits: 16, version: 3}, {bits: 16, version: 2, last: true}, {bits: 9, version: 3, last: true},
 		{bits: 16, packed: true, version: 3}, {bits: 12, packed: true, version: 2}, {bits: 21, packed: true, zstd: true, version: 3, last: true},
 	} {
 		t.Run(fmt.Sprintf("%+v", l), func(t *testing.T) {
 			f := l.build(t, img)
-			path := blank(t, 9*mib)
+			path := blank(t, 5*mib)
 			w := testWrite{buffer: 1 << l.bits, with: map[string]any{"digest": digest(f), "verify": true}}
-			out, err := w.run(t, t.Context(), &file{data: f, cuts: []int{2 * mib, 700_000, 5000}}, path)
+			out, err := w.run(t, t.Context(), &file{data: f, cuts: []int{300_000, 70_000, 5000}}, path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +141,7 @@ func TestWrite_Qcow2(t *testing.T) {
 }
 
 func TestWrite_Qcow2Failures(t *testing.T) {
-	img := sample(21, 5*mib)
+	img := sample(21, 3*mib)
 	good := layers{bits: 16, version: 3, packed: true}.build(t, img)
 	patched := func(at int, b ...byte) []byte {
 		f := bytes.Clone(good)
@@ -162,14 +162,14 @@ func TestWrite_Qcow2Failures(t *testing.T) {
 		{"an unknown feature", patched(72, 0, 0, 0, 0, 0, 0, 1, 0), nil, "features 0x100"},
 		{"a corrupt mark", patched(72, 0, 0, 0, 0, 0, 0, 0, 2), nil, "marked as corrupt"},
 		{"said to be raw", good, map[string]any{"format": "raw"}, "expected format raw, but the file is qcow2"},
-		{"larger than the disk", patched(28, 1, 0, 0, 0), nil, "the disk has 9437184: select a larger disk"},
+		{"larger than the disk", patched(28, 1, 0, 0, 0), nil, "the disk has 5242880: select a larger disk"},
 		{"cut short", good[:len(good)-70_000], nil, "cut short"},
 		{"a wrong digest", flip(good, len(good)/2), map[string]any{"digest": digest(good)}, "expected digest " + digest(good)},
 		{"two clusters in one place", patched(l2+8, good[l2:l2+8]...), nil, "share the file at offset"},
 		{"a table beyond the end", patched(l1, 0, 0, 0, 0x7f), nil, "beyond the end"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			path := blank(t, 9*mib)
+			path := blank(t, 5*mib)
 			w := testWrite{with: c.with}
 			_, err := w.run(t, t.Context(), &file{data: c.data}, path)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -180,7 +180,7 @@ func TestWrite_Qcow2Failures(t *testing.T) {
 	}
 	t.Run("a server without ranges", func(t *testing.T) {
 		w := testWrite{}
-		_, err := w.run(t, t.Context(), &file{data: good, hook: func(_ int, _ http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }}, blank(t, 9*mib))
+		_, err := w.run(t, t.Context(), &file{data: good, hook: func(_ int, _ http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }}, blank(t, 5*mib))
 		if err == nil || !strings.Contains(err.Error(), "serve it from the server's image store, or convert it to raw") {
 			t.Errorf("error = %v", err)
 		}
@@ -198,7 +198,7 @@ func TestWrite_Qcow2Failures(t *testing.T) {
 			}
 			return false
 		}
-		path := blank(t, 9*mib)
+		path := blank(t, 5*mib)
 		w := testWrite{with: map[string]any{"digest": digest(good)}}
 		_, err := w.run(t, t.Context(), f, path)
 		if err == nil || !strings.Contains(err.Error(), "were others when they were fetched ahead") {
@@ -213,7 +213,7 @@ func TestWrite_Qcow2OfQemu(t *testing.T) {
 	if err != nil {
 		t.Skip("SKIPPED: no qemu-img (package qemu-utils): the foreign witness for qcow2 is missing")
 	}
-	img := sample(22, 7*mib)
+	img := sample(22, 3*mib)
 	dir := t.TempDir()
 	raw := filepath.Join(dir, "raw")
 	if err := os.WriteFile(raw, img, 0o600); err != nil {
@@ -230,7 +230,7 @@ func TestWrite_Qcow2OfQemu(t *testing.T) {
 				t.Skipf("SKIPPED: this qemu-img can't: %s", b)
 			}
 			f := contents(t, out)
-			path := blank(t, 9*mib)
+			path := blank(t, 5*mib)
 			w := testWrite{buffer: 2 * mib, with: map[string]any{"digest": digest(f)}}
 			if _, err := w.run(t, t.Context(), &file{data: f}, path); err != nil {
 				t.Fatal(err)
