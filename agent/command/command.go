@@ -49,6 +49,12 @@ func Noop(context.Context, step.Request, step.Reporter) (step.Result, error) {
 // Run runs cmd in a process group of its own and reports what it prints. The
 // result has exit_code and stdout; an exit code other than 0 is an error.
 func Run(ctx context.Context, cmd *exec.Cmd, rep step.Reporter) (step.Result, error) {
+	return RunAs(ctx, cmd.Args[0], cmd, rep)
+}
+
+// RunAs is Run for a cmd that only leads to the program that counts: errors
+// speak of name.
+func RunAs(ctx context.Context, name string, cmd *exec.Cmd, rep step.Reporter) (step.Result, error) {
 	stdout, stderr := step.NewLineWriter(rep, step.Stdout, true), step.NewLineWriter(rep, step.Stderr, false)
 	defer stderr.Close()
 	defer stdout.Close()
@@ -72,7 +78,7 @@ func Run(ctx context.Context, cmd *exec.Cmd, rep step.Reporter) (step.Result, er
 	close(stop)
 	<-killed
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what the program left behind
-	return result(ctx, cmd, stdout.Tail(), err)
+	return result(ctx, name, cmd.ProcessState, stdout.Tail(), err)
 }
 
 // kill ends the process group once ctx is done.
@@ -92,12 +98,12 @@ func kill(ctx context.Context, pid int, stop <-chan struct{}) {
 	}
 }
 
-func result(ctx context.Context, cmd *exec.Cmd, tail string, err error) (step.Result, error) {
+func result(ctx context.Context, name string, state *os.ProcessState, tail string, err error) (step.Result, error) {
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // the program itself ended well
 	}
-	code := int32(cmd.ProcessState.ExitCode())
-	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	code := int32(state.ExitCode())
+	status, _ := state.Sys().(syscall.WaitStatus)
 	if status.Signaled() {
 		code = 128 + int32(status.Signal())
 	}
@@ -106,11 +112,11 @@ func result(ctx context.Context, cmd *exec.Cmd, tail string, err error) (step.Re
 	case ctx.Err() != nil:
 		return r, context.Cause(ctx)
 	case status.Signaled():
-		return r, fmt.Errorf("%s was killed by signal %d (%s)", cmd.Args[0], status.Signal(), status.Signal())
+		return r, fmt.Errorf("%s was killed by signal %d (%s)", name, status.Signal(), status.Signal())
 	case code != 0:
-		return r, fmt.Errorf("%s: exit code %d", cmd.Args[0], code)
+		return r, fmt.Errorf("%s: exit code %d", name, code)
 	case err != nil:
-		return r, fmt.Errorf("waiting for %s: %w", cmd.Args[0], err)
+		return r, fmt.Errorf("waiting for %s: %w", name, err)
 	}
 	return r, nil
 }

@@ -200,7 +200,7 @@ func (x *Executor) run(ctx context.Context, spec spec, opts options, rep step.Re
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, group.fd()
 	}
 	rep.Log(step.Agent, "running "+strings.Join(spec.Args, " "))
-	result, err := command.Run(ctx, cmd, rep)
+	result, err := command.RunAs(ctx, spec.Args[0], cmd, rep)
 	if text := readStatus(status); text != "" {
 		// The program was never started: what has an exit code is our own init.
 		return step.Result{}, errors.New(text)
