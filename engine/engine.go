@@ -231,7 +231,7 @@ func (e *Engine) Listen() error {
 	if e.listener, err = net.Listen("tcp", e.cfg.bind(e.cfg.httpPort())); err != nil {
 		return fmt.Errorf("listening for HTTP: %w (another server on port %d? use --http-port)", err, e.cfg.httpPort())
 	}
-	for _, listen := range []func() error{e.api.Listen, e.agents.Listen, e.tftp.Listen, e.dhcp.Listen} {
+	for _, listen := range []func() error{e.api.Listen, e.agents.Listen, e.tftp.Listen, e.listenDHCP} {
 		if err := listen(); err != nil {
 			return err
 		}

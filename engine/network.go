@@ -1,14 +1,54 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/bedplate/bedplate/dhcp"
 	"github.com/bedplate/bedplate/dhcp/lease"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
 )
+
+// listTimeout bounds the look at what networks there are before they are served.
+const listTimeout = 10 * time.Second
+
+// listenDHCP binds the DHCP ports of the networks on record, so that a port
+// which somebody else holds ends the start and not only a line in the log. A
+// network that can't be served for another reason, such as an interface that
+// isn't there, doesn't keep the others from being served: it is warned of.
+func (e *Engine) listenDHCP() error {
+	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
+	defer cancel()
+	known, _, err := resource.All[*pb.Network](ctx, e.db)
+	if err != nil {
+		return fmt.Errorf("listing networks: %w", err)
+	}
+	var list []dhcp.Network
+	for _, n := range known {
+		// One that is wrong is reported when the networks are fed.
+		if v, err := networkValue(n); err == nil {
+			list = append(list, v)
+		}
+	}
+	if err := e.dhcp.SetNetworks(list); err != nil {
+		e.log.Warn("serving networks", "err", err)
+	}
+	err = e.dhcp.Listen()
+	if err == nil || errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) {
+		return err
+	}
+	e.log.Warn("serving networks", "err", err)
+	// All are set again, and served as far as it goes, when they are fed.
+	if err := e.dhcp.SetNetworks(nil); err != nil {
+		return err
+	}
+	return e.dhcp.Listen()
+}
 
 var (
 	modes = map[pb.DHCPMode]dhcp.Mode{
