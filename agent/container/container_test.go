@@ -332,7 +332,7 @@ func TestExecutor(t *testing.T) {
 	t.Run("its exit code and last words are kept", func(t *testing.T) {
 		rep := &transcript{}
 		result, err := x.Execute(t.Context(), request(nil, "exit"), rep)
-		if err == nil || err.Error() != "/bin/probe: exit code 7" || result.ExitCode == nil || *result.ExitCode != 7 {
+		if err == nil || err.Error() != "program: exit code 7" || result.ExitCode == nil || *result.ExitCode != 7 {
 			t.Errorf("error %v, exit code %v", err, result.ExitCode)
 		}
 		contains(t, rep.text(), "stderr: about to fail")
