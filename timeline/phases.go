@@ -179,19 +179,25 @@ func (t *track) applyStep(s machine.Sighting) []*pb.Phase {
 	id, rest, _ := strings.Cut(s.Detail, " ")
 	name := stepPrefix + id
 	t.dirty = true
-	if s.Event == "step-start" {
+	p := t.openStep(name)
+	switch {
+	case s.Event == "step-start" && p == nil:
 		return []*pb.Phase{t.begin(name, s.Time, rest)}
+	case s.Event == "step-start" || p == nil:
+		return nil // told twice: a step that leaves says so when it begins and when it goes
 	}
+	finish(p, s.Time)
+	if s.Event == "step-failed" {
+		p.Error = rest
+	}
+	return []*pb.Phase{p}
+}
+
+func (t *track) openStep(name string) *pb.Phase {
 	for i := len(t.phases) - 1; i >= 0; i-- {
-		p := t.phases[i]
-		if p.Name != name || p.EndTime != nil {
-			continue
+		if p := t.phases[i]; p.Name == name && p.EndTime == nil {
+			return p
 		}
-		finish(p, s.Time)
-		if s.Event == "step-failed" {
-			p.Error = rest
-		}
-		return []*pb.Phase{p}
 	}
 	return nil
 }

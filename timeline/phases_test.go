@@ -78,6 +78,13 @@ func TestPhases(t *testing.T) {
 			want: []string{"step write 1..2 failed: wrong digest"},
 		},
 		{
+			name: "a step that says twice that it runs is one phase",
+			seen: []machine.Sighting{
+				seen(1, machine.SourceAgent, "step-start", "reboot machine.reboot"), seen(1.5, machine.SourceAgent, "step-start", "reboot machine.reboot"), seen(2, machine.SourceAgent, "step-end", "reboot"),
+			},
+			want: []string{"step reboot 1..2"},
+		},
+		{
 			name: "a lease renewed by the running system begins no boot",
 			seen: []machine.Sighting{
 				seen(1, machine.SourceMetadata, "phone-home", ""), seen(2, machine.SourceDHCP, "REQUEST", ""), seen(2, machine.SourceDHCP, "ACK", ""),
