@@ -248,7 +248,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.workflow.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.reportNetworks, e.workflow.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)
