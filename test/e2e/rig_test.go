@@ -73,6 +73,14 @@ type rig struct {
 // newRig sets up the lab and starts a server with the arguments.
 func newRig(t *testing.T, spec lab.Spec, args ...string) *rig {
 	t.Helper()
+	r := newRack(t, spec)
+	r.start(args...)
+	return r
+}
+
+// newRack sets up the lab alone, for those who need something in it before the server.
+func newRack(t *testing.T, spec lab.Spec) *rig {
+	t.Helper()
 	dir := t.TempDir()
 	l, err := lab.New(lab.Config{Dir: filepath.Join(dir, "lab"), Spec: spec, Now: time.Now})
 	if err != nil {
@@ -87,7 +95,6 @@ func newRig(t *testing.T, spec lab.Spec, args ...string) *rig {
 		t.Fatal(err)
 	}
 	r.makeKey()
-	r.start(args...)
 	return r
 }
 
@@ -261,7 +268,7 @@ spec:
     #cloud-config
     write_files:
     - path: /etc/proof
-      content: configured for %[1]s
+      content: "configured for %[1]s\n"
 ---
 `, name, r.authorized)
 }
