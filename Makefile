@@ -36,7 +36,7 @@ bench: build
 ## build: both programs, static, in bin/
 build:
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -o bin/bedplate ./cmd/bedplate
-	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -o bin/bedplate-agent ./cmd/bedplate-agent
+	CGO_ENABLED=0 $(GO) build -tags grpcnotrace $(GOFLAGS_ALL) -o bin/bedplate-agent ./cmd/bedplate-agent
 
 ## agentos: the in-memory system, in build/agentos/
 agentos: build
