@@ -19,6 +19,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -177,22 +179,32 @@ func (s *Service) locate(ctx context.Context, p place) (source, error) {
 		return source{}, fmt.Errorf("%s: %w", path, err)
 	}
 	src := source{path: disk.Node(path, part.Number), kind: part.Content}
-	if s.hasNode(ctx, d, src.path) {
+	if s.hasNode(ctx, d, src.path, part.Offset) {
 		return src, nil
 	}
 	return source{path: path, offset: part.Offset, length: part.Length, loop: true, kind: part.Content}, nil
 }
 
-// hasNode reports whether the kernel has made a node for a partition, having
-// asked it to if need be.
-func (s *Service) hasNode(ctx context.Context, d *disk.Device, node string) bool {
+// hasNode reports whether the kernel has made a node for the partition at that
+// offset, having asked it to if need be.
+func (s *Service) hasNode(ctx context.Context, d *disk.Device, node string, offset int64) bool {
 	if !d.IsBlock() {
 		return false
 	}
-	if _, err := os.Stat(node); err == nil {
+	if nodeAt(node, offset) {
 		return true
 	}
-	return d.Reread(ctx) == nil && disk.WaitNode(ctx, node, s.NodeWait) == nil
+	return d.Reread(ctx) == nil && disk.WaitNode(ctx, node, s.NodeWait) == nil && nodeAt(node, offset)
+}
+
+// nodeAt reports whether a node is there, and not that of an older table.
+func nodeAt(node string, offset int64) bool {
+	if _, err := os.Stat(node); err != nil {
+		return false
+	}
+	b, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(node), "start"))
+	sectors, perr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return err == nil && perr == nil && sectors*512 == offset // In 512 bytes, whatever the disk's blocks are.
 }
 
 // whole is a file system that fills a device.

@@ -28,16 +28,18 @@ func (a *attempt) seal() error {
 	if err := a.fitTable(); err != nil {
 		return err
 	}
-	if err := a.writeEnds(); err != nil {
-		// Half of it may be there. A disk that refuses this write has most likely refused the other as well.
+	err := a.writeEnds()
+	if err == nil {
+		err = a.dev.Reread(a.ctx)
+	}
+	if err != nil && !errors.Is(err, disk.ErrNoPartitions) {
+		// Half of it may be there, or the kernel still counts with the partitions
+		// of before, in which later steps would write to the wrong places.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), cleanupTime)
 		defer cancel()
 		if cerr := clearEnds(ctx, a.dev); cerr != nil {
 			err = fmt.Errorf("%w; its partition table could not be cleared again: %w", err, cerr)
 		}
-		return err
-	}
-	if err := a.dev.Reread(a.ctx); err != nil && !errors.Is(err, disk.ErrNoPartitions) {
 		return err
 	}
 	return nil
