@@ -13,7 +13,6 @@ import (
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/resource/claim"
-	"github.com/bedplate/bedplate/store"
 )
 
 // maxDiscovered bounds how many machines may make themselves known before a
@@ -108,32 +107,4 @@ func (c *Controller) PhoneHome(ctx context.Context, instance, address string) er
 		return nil
 	})
 	return err
-}
-
-// DeleteInstance marks an instance for release; it is gone when its machine's
-// disks have been wiped.
-func (c *Controller) DeleteInstance(ctx context.Context, name, actor string) error {
-	for {
-		err := c.markDeleting(ctx, name, actor)
-		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-func (c *Controller) markDeleting(ctx context.Context, name, actor string) error {
-	inst, err := resource.Get[*pb.Instance](ctx, c.cfg.DB, name)
-	if err != nil {
-		return err
-	}
-	if inst.GetStatus().GetDeleting() {
-		return nil
-	}
-	next := proto.Clone(inst).(*pb.Instance)
-	if next.Status == nil {
-		next.Status = &pb.InstanceStatus{}
-	}
-	next.Status.Deleting = true
-	return c.commit(ctx, []store.Compare{resource.Unchanged(inst)}, resource.Put(next),
-		c.cfg.Event("Instance", name, "ReleaseRequested", "by "+actor, false))
 }
