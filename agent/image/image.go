@@ -45,8 +45,8 @@ const (
 	// headSize is what is held back at either end of the disk. It holds MBR, GPT
 	// (34 blocks) and, at 4096 bytes a block, as much again.
 	headSize = 1 << 20
-	// bufferSize is that of one write. Larger ones gained nothing on NVMe,
-	// virtio or SATA.
+	// bufferSize is that of one write: at least a qcow2 cluster (2 MiB), and large
+	// enough that the time per request doesn't count.
 	bufferSize = 4 << 20
 	buffers    = 6
 	writers    = 3

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// grain is the least length of zeros that is looked for. Image tools
-	// allocate in 64 KiB; smaller holes cost more in requests than they save.
+	// grain is the least length of zeros that is looked for: qcow2's usual
+	// cluster, so that the holes of converted images are found.
 	grain = 64 << 10
 	// leastHole is the least run of zeros for which a write is split up.
 	leastHole = 128 << 10

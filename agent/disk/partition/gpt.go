@@ -11,7 +11,7 @@ import (
 )
 
 // Bounds on what is read from a disk. UEFI wants at least 128 entries of 128
-// bytes; nothing seen in the wild has more than 256.
+// bytes, which is what partitioning tools make.
 const (
 	minHeader    = 92
 	minEntry     = 128
