@@ -24,7 +24,8 @@ type Namespace struct {
 	file   *os.File
 	links  *netlink.Handle
 	work   chan func()
-	done   chan struct{}
+	quit   chan struct{} // closed to end the thread
+	done   chan struct{} // closed when it has ended
 	finish sync.Once
 
 	mu    sync.Mutex
@@ -35,7 +36,7 @@ var errClosed = errors.New("the namespace is gone")
 
 // newNamespace makes a namespace with its loopback up.
 func newNamespace() (*Namespace, error) {
-	n := &Namespace{work: make(chan func()), done: make(chan struct{})}
+	n := &Namespace{work: make(chan func()), quit: make(chan struct{}), done: make(chan struct{})}
 	made := make(chan error)
 	go n.keep(made) // ends in close, which waits for it
 	if err := <-made; err != nil {
@@ -58,8 +59,13 @@ func (n *Namespace) keep(made chan<- error) {
 		return
 	}
 	close(made)
-	for f := range n.work {
-		f()
+	for {
+		select {
+		case f := <-n.work:
+			f()
+		case <-n.quit:
+			return
+		}
 	}
 }
 
@@ -92,7 +98,7 @@ func (n *Namespace) on(f func() error) error {
 // close gives the namespace up. Programs started in it are killed by the kernel.
 func (n *Namespace) close() error {
 	n.finish.Do(func() {
-		close(n.work)
+		close(n.quit)
 		<-n.done
 		n.links.Close()
 	})

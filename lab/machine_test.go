@@ -1,0 +1,251 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fakeQEMU answers on a monitor socket as QEMU 7.2 does and tells what it was asked.
+func fakeQEMU(t *testing.T, dir string, reply func(command string) string) <-chan string {
+	t.Helper()
+	listener, err := listenFile(context.Background(), dir, qmpSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 16)
+	ended := make(chan struct{})
+	t.Cleanup(func() { _ = listener.Close(); <-ended })
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serveQMP(conn, asked, reply)
+		}
+	}()
+	return asked
+}
+
+func serveQMP(conn net.Conn, asked chan<- string, reply func(string) string) {
+	defer conn.Close() //nolint:errcheck // a fake
+	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}`)
+	in := bufio.NewScanner(conn)
+	for in.Scan() {
+		asked <- in.Text()
+		fmt.Fprintln(conn, `{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "NIC_RX_FILTER_CHANGED", "data": {}}`)
+		fmt.Fprintln(conn, reply(in.Text()))
+	}
+}
+
+func TestCommand(t *testing.T) {
+	t.Run("capabilities first, events passed over", func(t *testing.T) {
+		dir := t.TempDir()
+		asked := fakeQEMU(t, dir, func(string) string { return `{"return": {}}` })
+		if err := command(context.Background(), dir, "system_reset"); err != nil {
+			t.Fatal(err)
+		}
+		got := []string{<-asked, <-asked}
+		if d := cmp.Diff([]string{`{"execute":"qmp_capabilities"}`, `{"execute":"system_reset"}`}, got); d != "" {
+			t.Errorf("asked (-want +got):\n%s", d)
+		}
+	})
+	t.Run("what QEMU refuses is an error", func(t *testing.T) {
+		dir := t.TempDir()
+		fakeQEMU(t, dir, func(c string) string {
+			if strings.Contains(c, "capabilities") {
+				return `{"return": {}}`
+			}
+			return `{"error": {"class": "GenericError", "desc": "guest has crashed"}}`
+		})
+		if err := command(context.Background(), dir, "system_reset"); err == nil || !strings.Contains(err.Error(), "guest has crashed") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("no QEMU is an error", func(t *testing.T) {
+		if err := command(context.Background(), t.TempDir(), "quit"); err == nil {
+			t.Error("no error")
+		}
+	})
+	t.Run("a folder whose path no socket address could hold", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 40))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		fakeQEMU(t, dir, func(string) string { return `{"return": {}}` })
+		if err := command(context.Background(), dir, "stop"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func FuzzQMP(f *testing.F) {
+	f.Add([]byte("{\"QMP\": {}}\n{\"return\": {}}\n"))
+	f.Add([]byte("{\"event\": \"STOP\"}\n{\"error\": {\"desc\": \"no\"}}\n"))
+	f.Add([]byte("null\n[]\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q := &qmp{in: bufio.NewScanner(strings.NewReader(string(b)))}
+		q.in.Buffer(nil, maxQMPLine)
+		for {
+			r, err := q.read()
+			if err != nil {
+				return
+			}
+			if r.Event != "" {
+				t.Errorf("event %q was taken for a reply", r.Event)
+			}
+		}
+	})
+}
+
+func appendLog(t *testing.T, file, text string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSerial_WaitFor(t *testing.T) {
+	m := &Machine{dir: t.TempDir(), spec: MachineSpec{Name: "m1"}}
+	appendLog(t, m.SerialLog(), "old login: ")
+	s := m.Serial()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	// An escape sequence is cut in two, as a file that grows may be.
+	appendLog(t, m.SerialLog(), "\x1b[0;1miPXE 1.0\x1b[0m\r\nnode-7 lo\x1b[")
+	got, err := s.WaitFor(ctx, regexp.MustCompile(`iPXE ([0-9.]+)(x)?`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"iPXE 1.0", "1.0", ""}, got); d != "" {
+		t.Errorf("match (-want +got):\n%s", d)
+	}
+	appendLog(t, m.SerialLog(), "1mgin: ")
+	if got, err = s.WaitFor(ctx, regexp.MustCompile(`(\S+) login: `)); err != nil || got[1] != "node-7" {
+		t.Fatalf("match is %q, %v", got, err)
+	}
+	t.Run("what was matched is not matched again", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		appendLog(t, m.SerialLog(), "last words\n")
+		_, err := s.WaitFor(ctx, regexp.MustCompile("login: "))
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "last words") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("a log that was wiped starts anew", func(t *testing.T) {
+		if err := os.WriteFile(m.SerialLog(), []byte("fresh\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.WaitFor(ctx, regexp.MustCompile("fresh")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestSerial_Read(t *testing.T) {
+	m := &Machine{dir: t.TempDir()}
+	s := m.Serial()
+	b := make([]byte, 64)
+	if n, err := s.Read(b); n != 0 || err == nil {
+		t.Errorf("before power-on: %d, %v", n, err)
+	}
+	appendLog(t, m.SerialLog(), "\x1bc\x1b[2J\x00hello\r\n")
+	n, err := s.Read(b)
+	if err != nil || string(b[:n]) != "hello\n" {
+		t.Errorf("read %q, %v", b[:n], err)
+	}
+}
+
+// sleeper is a process whose working directory is dir.
+func sleeper(t *testing.T, dir string) (pid int, ended <-chan struct{}) {
+	t.Helper()
+	cmd := exec.Command("sleep", "60")
+	cmd.Dir = dir
+	if err := cmd.Start(); err != nil {
+		t.Skipf("no program to run: %v", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-done })
+	return cmd.Process.Pid, done
+}
+
+func TestKillStray(t *testing.T) {
+	write := func(dir string, pid int) {
+		if err := os.WriteFile(filepath.Join(dir, pidFile), fmt.Appendf(nil, "%d\n", pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("the folder's own process ends", func(t *testing.T) {
+		dir := t.TempDir()
+		pid, ended := sleeper(t, dir)
+		write(dir, pid)
+		if err := killStray(context.Background(), dir); err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+	})
+	t.Run("a process that got the number later lives", func(t *testing.T) {
+		dir := t.TempDir()
+		pid, _ := sleeper(t, t.TempDir())
+		write(dir, pid)
+		if err := killStray(context.Background(), dir); err != nil {
+			t.Fatal(err)
+		}
+		if startTime(pid) == 0 {
+			t.Error("it was killed")
+		}
+	})
+	t.Run("a file that was never finished is passed over", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, pidFile), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := killStray(context.Background(), dir); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestStartTime(t *testing.T) {
+	if startTime(os.Getpid()) == 0 {
+		t.Error("this process has no start time")
+	}
+	if got := startTime(1 << 30); got != 0 {
+		t.Errorf("a process that is not there started at %d", got)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	if _, err := exec.LookPath(qemuProgram); err != nil {
+		t.Skip("QEMU is not installed: the probe's guest was not run")
+	}
+	if err := probe(context.Background(), "tcg"); err != nil {
+		t.Errorf("the probe's guest does not run where everything does: %v", err)
+	}
+	if err := probe(context.Background(), "no-such"); err == nil {
+		t.Error("an accelerator that does not exist works")
+	}
+}
