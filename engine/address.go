@@ -31,18 +31,11 @@ func (n *networks) of(a netip.Addr) (dhcp.Network, bool) {
 	return dhcp.Network{}, false
 }
 
-// fullOnly reports whether this server gives out every address that it knows of.
-func (n *networks) fullOnly() bool {
-	list := n.list.Load()
-	if list == nil {
-		return false
-	}
-	for _, network := range *list {
-		if network.Mode == dhcp.Proxy {
-			return false
-		}
-	}
-	return true
+// ours reports whether this server gives out every address on peer's network,
+// so that an address that nobody holds is nobody's.
+func (n *networks) ours(peer netip.Addr) bool {
+	network, ok := n.of(peer)
+	return ok && (network.Mode == dhcp.Full || network.Mode == dhcp.Relay)
 }
 
 // serverAddress returns the address by which a machine at peer reaches this

@@ -149,6 +149,9 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 		return err
 	}
 	e.documents = newDocuments(e.index, e.key.MetadataKey)
+	if err := e.loadLeases(ctx); err != nil {
+		return err
+	}
 	if e.bootFiles, err = ipxe.Load(append(e.cfg.IPXEDirs, ipxe.DefaultDirs()...)...); err != nil {
 		return err
 	}
@@ -164,7 +167,7 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 		return err
 	}
 	e.ipxe, err = ipxe.New(ipxe.Config{
-		BootFiles: e.bootFiles, Machines: e.index, Tokens: bootTokens{e.key.BootTokens(e.cfg.Rand, 0), e.cfg}, Unknown: e.unknownPolicy,
+		BootFiles: e.bootFiles, Machines: e.index, Tokens: bootTokens{e.key.BootTokens(e.cfg.Rand, 0), e.cfg}, Unknown: e.unknownPolicy, StrictAddress: e.networks.ours,
 		HTTPBase:     func(peer netip.Addr) string { return httpBase(e.networks.serverAddress(peer), e.cfg.httpPort()) },
 		AgentAddress: e.agentAddress, CADigest: e.ca.Digest(), KernelPath: e.cfg.KernelPath(), InitramfsPath: e.cfg.InitramfsPath(),
 		Observer: e.timeline, Logger: e.log, Registerer: e.registry, Now: e.cfg.Now,

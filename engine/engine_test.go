@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/bedplate/bedplate/dhcp/lease"
+	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/trust"
 )
@@ -235,6 +237,30 @@ func TestEngine_Restart(t *testing.T) {
 	again.secret = s.secret
 	if _, err := pb.NewMachineServiceClient(again.conn).GetMachine(again.ctx(), &pb.GetMachineRequest{Name: "web-1"}); err != nil {
 		t.Errorf("after a restart: %v", err)
+	}
+}
+
+func TestEngine_LeasesOutliveARestart(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	e, err := New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac, addr := machine.MAC{0x52, 0x54, 0, 0x77, 0, 1}, netip.MustParseAddr("10.77.0.100")
+	l := lease.Lease{Network: "rack", Address: addr, Client: lease.ClientOf(mac, 1, nil, nil), MAC: mac, Expires: time.Now().Add(time.Hour)}
+	if err := (leases{e.store}).Put(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if got, ok := again.index.HolderOf(addr); !ok || got != mac {
+		t.Errorf("after a restart %s is held by %s, %v", addr, got, ok)
 	}
 }
 

@@ -44,6 +44,22 @@ func noteAgent(x *index.Index, m *pb.Machine) {
 	}
 }
 
+// loadLeases tells the index of the addresses that machines hold since before
+// the server started.
+func (e *Engine) loadLeases(ctx context.Context) error {
+	held, err := leases{e.store}.Load(ctx)
+	if err != nil {
+		return err
+	}
+	now := e.cfg.Now()
+	for _, l := range held {
+		if !l.Expired(now) {
+			e.leaseChanged(l, false)
+		}
+	}
+	return nil
+}
+
 // leaseChanged keeps the index's addresses current; DHCP calls it.
 func (e *Engine) leaseChanged(l lease.Lease, released bool) {
 	if l.MAC.IsZero() {

@@ -66,9 +66,10 @@ type Config struct {
 	Tokens    Tokens
 	// Unknown returns the policy for machines on peer's network. Nil: ignore.
 	Unknown func(peer netip.Addr) UnknownPolicy
-	// StrictAddress refuses boot tokens to addresses that belong to no known
-	// machine, for networks where this server gives out every address.
-	StrictAddress bool
+	// StrictAddress says whether peer is on a network where this server gives
+	// out every address: boot tokens are refused there to addresses that belong
+	// to no known machine. Nil: nowhere.
+	StrictAddress func(peer netip.Addr) bool
 
 	// HTTPBase returns the base of URLs for a machine at peer, without a slash
 	// at the end. Nil, or "" returned: the address that the request came in on.

@@ -55,7 +55,7 @@ func (s *Server) forKnown(a asker, m machine.Machine) decision {
 
 // agentFor has a known machine boot the agent, if it asks from its own address.
 func (s *Server) agentFor(a asker, m machine.Machine) decision {
-	if holder, ok := s.holder(a.peer); (ok && holder != m.Name) || (!ok && s.cfg.StrictAddress) {
+	if holder, ok := s.holder(a.peer); (ok && holder != m.Name) || (!ok && s.cfg.StrictAddress != nil && s.cfg.StrictAddress(a.peer)) {
 		return decision{
 			result: resultForeign, machine: m.Name, detail: fmt.Sprintf("refused: %s is not an address of %s", a.peer, m.Name),
 			program: script.Message{Lines: []string{

@@ -161,7 +161,7 @@ func TestServer_Script(t *testing.T) {
 		{"a machine that is to boot nothing is told so", "mac=52-54-00-77-00-03", freeAddr, nil, 200, "machine u03 is to boot nothing", "kernel", "http u03 10.77.0.99 script: nothing to boot"},
 		{"another machine's address gets no token", "mac=52-54-00-77-00-01", diskAddr, nil, 200, "10.77.0.12 is not an address of machine u01", "token", "http u01 10.77.0.12 script: refused: 10.77.0.12 is not an address of u01"},
 		{"an address of nobody's is believed beside a foreign DHCP server", "mac=52-54-00-77-00-01", freeAddr, nil, 200, agentArgs, "", "http u01 10.77.0.99 script: agent"},
-		{"an address of nobody's gets no token where every address is ours", "mac=52-54-00-77-00-01", freeAddr, func(c *Config) { c.StrictAddress = true }, 200, "is not an address of machine u01", "token", "http u01 10.77.0.99 script: refused: 10.77.0.99 is not an address of u01"},
+		{"an address of nobody's gets no token where every address is ours", "mac=52-54-00-77-00-01", freeAddr, func(c *Config) { c.StrictAddress = func(netip.Addr) bool { return true } }, 200, "is not an address of machine u01", "token", "http u01 10.77.0.99 script: refused: 10.77.0.99 is not an address of u01"},
 		{"X-Forwarded-For is not believed", "mac=52-54-00-77-00-01", diskAddr, nil, 200, "is not an address of machine u01", "token", "http u01 10.77.0.12 script: refused: 10.77.0.12 is not an address of u01"},
 		{"an unknown machine is ignored", "mac=52-54-00-77-00-ee", freeAddr, nil, 404, "", "kernel", "http  10.77.0.99 script: unknown machine ignored"},
 		{"an unknown machine is discovered", "mac=52-54-00-77-00-ee", freeAddr, discover, 200, "bedplate.token=token-of--52:54:00:77:00:ee", "", "http  10.77.0.99 script: discover"},
