@@ -68,7 +68,7 @@ func (s spec) file() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.Write(b); err == nil {
+	if _, err = f.Write(b); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
