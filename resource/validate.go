@@ -128,7 +128,7 @@ func violationMessage(v *protovalidate.Violation) string {
 		}
 	case strings.HasSuffix(rule, "min_len") && value == `"": `:
 		return "missing"
-	case strings.HasSuffix(rule, "string.in") && v.RuleValue.IsValid() && v.RuleValue.List() != nil:
+	case strings.HasSuffix(rule, "string.in") && v.RuleValue.IsValid():
 		return value + "not one of " + choices(v)
 	case rule == "enum.not_in" || rule == "enum.defined_only":
 		return "missing, or not one that there is"
