@@ -51,7 +51,6 @@ type fakeServer struct {
 	enrolErr error
 	connErr  error
 	stamp    time.Time
-	key      *ecdsa.PrivateKey
 }
 
 func newFakeServer(p *pb.Plan) *fakeServer {

@@ -89,13 +89,11 @@ type world struct {
 	c     *Controller
 	stop  func()
 
-	mu       sync.Mutex
-	secrets  map[string]map[string]string
-	images   map[string]map[string]any
-	sights   []machine.Sighting
-	events   []string
-	uid      int
-	finished bool
+	mu      sync.Mutex
+	secrets map[string]map[string]string
+	images  map[string]map[string]any
+	sights  []machine.Sighting
+	uid     int
 }
 
 // inWorld runs a test in a world whose time is its own.

@@ -95,7 +95,6 @@ type world struct {
 
 	dhcp    func(w *world, iface string, m *dhcpv4.DHCPv4, to net.Addr) []*dhcpv4.DHCPv4
 	reaches map[string]bool
-	bound   bool
 }
 
 func (w *world) Links() ([]Link, error) {
@@ -310,8 +309,7 @@ func TestManager(t *testing.T) {
 	t.Run("an interface that comes late, and goes", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{dhcp: answer, reaches: map[string]bool{"eth1": true}}
-			var m *Manager
-			m = w.run(t, 3*time.Second,
+			m := w.run(t, 3*time.Second,
 				func() { w.mu.Lock(); w.links = two()[1:]; w.mu.Unlock() },
 				func() { w.mu.Lock(); w.links = nil; w.mu.Unlock() })
 			<-m.Ready()
