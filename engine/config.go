@@ -55,7 +55,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("no data directory: use --data-dir"))
 	}
 	if c.Now == nil || c.Rand == nil || c.Logger == nil {
-		errs = append(errs, errors.New("Now, Rand and Logger are needed"))
+		errs = append(errs, errors.New("the fields Now, Rand and Logger are needed"))
 	}
 	if c.FirstNetwork && len(c.Interfaces) == 0 {
 		errs = append(errs, errors.New("a first network needs an interface: use --interface"))
