@@ -33,6 +33,18 @@ bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./test/bench/...
 	$(GO) test -run '^$$' -bench . ./dhcp/... ./machine/index ./store/bolt
 
+## check: formatting, linters; generated code and pages are what they would be made now
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@sum() { find proto -type f | sort | xargs sha256sum | sha256sum; }; was=$$(sum); \
+	$(GO) run ./proto/generate || exit 1; \
+	if [ "$$was" != "$$(sum)" ]; then git status --short proto; echo "proto: the generated code was not up to date: commit what has changed"; exit 1; fi
+	$(GO) test -count=1 ./test/arch ./test/docs ./workflow/action
+	$(GO) test -count=1 -run 'TestReference' ./cmd/bedplate
+
 ## build: both programs, static, in bin/
 build:
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -o bin/bedplate ./cmd/bedplate
