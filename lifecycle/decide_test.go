@@ -76,6 +76,7 @@ func TestDecideInstance(t *testing.T) {
 		i.Status.PhoneHomeTime = at(d)
 		return i
 	}
+	silent := instanceIn(0)
 	for _, tt := range []struct {
 		name string
 		inst *pb.Instance
@@ -89,10 +90,12 @@ func TestDecideInstance(t *testing.T) {
 		{"a system that has reported in is active", home(-time.Second), wf(pb.WorkflowState_SUCCEEDED, -time.Minute), pb.InstanceState_INSTANCE_ACTIVE},
 		{"a report from before a reinstall does not count", home(-time.Hour), wf(pb.WorkflowState_SUCCEEDED, -time.Minute), pb.InstanceState_INSTANCE_BOOTING},
 		{"a system that never reports in fails it", instanceIn(0), wf(pb.WorkflowState_SUCCEEDED, -PhoneHomeTimeout), pb.InstanceState_INSTANCE_FAILED},
+		{"a system whose image can't report in is active at once", silent, wf(pb.WorkflowState_SUCCEEDED, -time.Minute), pb.InstanceState_INSTANCE_ACTIVE},
+		{"one that is not installed yet is not", silent, wf(pb.WorkflowState_RUNNING, 0), pb.InstanceState_INSTANCE_PROVISIONING},
 		{"a late report makes it active after all", home(0), wf(pb.WorkflowState_SUCCEEDED, -2*PhoneHomeTimeout), pb.InstanceState_INSTANCE_ACTIVE},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, cause, _ := decideInstance(tt.inst, tt.wf, now)
+			got, cause, _ := decideInstance(tt.inst, tt.wf, tt.inst == silent, now)
 			if got != tt.want {
 				t.Errorf("got %s (%s), want %s", got, cause, tt.want)
 			}

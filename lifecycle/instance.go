@@ -174,8 +174,25 @@ func (c *Controller) follow(ctx context.Context, inst *pb.Instance) error {
 	if wf == nil {
 		return nil // not seen through the watch yet
 	}
-	state, cause, deadline := decideInstance(inst, wf, c.cfg.Now())
+	silent, err := c.silent(ctx, inst)
+	if err != nil {
+		return err
+	}
+	state, cause, deadline := decideInstance(inst, wf, silent, c.cfg.Now())
 	return c.setInstance(ctx, inst, state, cause, deadline)
+}
+
+// silent reports whether nothing in the instance's image reads our metadata,
+// so that it can't report in either.
+func (c *Controller) silent(ctx context.Context, inst *pb.Instance) (bool, error) {
+	if inst.GetSpec().GetImage() == "" {
+		return false, nil
+	}
+	image, err := resource.Get[*pb.Image](ctx, c.cfg.DB, inst.GetSpec().GetImage())
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return image.GetSpec().GetConfiguration() == "none", err
 }
 
 // installWorkflow returns the newest workflow that (re)installs the instance.
@@ -202,12 +219,13 @@ func installs(wf *pb.Workflow) bool {
 	return false
 }
 
-// decideInstance returns where an instance with that workflow stands.
-func decideInstance(inst *pb.Instance, wf *pb.Workflow, now time.Time) (pb.InstanceState, string, time.Time) {
+// decideInstance returns where an instance with that workflow stands. A silent
+// one never reports in.
+func decideInstance(inst *pb.Instance, wf *pb.Workflow, silent bool, now time.Time) (pb.InstanceState, string, time.Time) {
 	name := wf.GetMetadata().GetName()
 	switch wf.GetStatus().GetState() {
 	case pb.WorkflowState_SUCCEEDED:
-		return decideInstalled(inst, wf, now)
+		return decideInstalled(inst, wf, silent, now)
 	case pb.WorkflowState_WORKFLOW_FAILED:
 		return pb.InstanceState_INSTANCE_FAILED, "workflow " + name + " failed: " + wf.GetStatus().GetCause(), time.Time{}
 	case pb.WorkflowState_CANCELLED:
@@ -218,12 +236,12 @@ func decideInstance(inst *pb.Instance, wf *pb.Workflow, now time.Time) (pb.Insta
 
 // decideInstalled is about an instance whose image is on the disk: it is
 // active when its system has reported in since.
-func decideInstalled(inst *pb.Instance, wf *pb.Workflow, now time.Time) (pb.InstanceState, string, time.Time) {
+func decideInstalled(inst *pb.Instance, wf *pb.Workflow, silent bool, now time.Time) (pb.InstanceState, string, time.Time) {
 	installed := wf.GetStatus().GetEndTime().AsTime()
 	if home := inst.GetStatus().GetPhoneHomeTime(); home != nil && !home.AsTime().Before(installed) {
 		return pb.InstanceState_INSTANCE_ACTIVE, "the installed system has reported in", time.Time{}
 	}
-	if v, ok := inst.GetSpec().GetInputs()["configuration"]; ok && v.GetStringValue() == "none" {
+	if silent {
 		return pb.InstanceState_INSTANCE_ACTIVE, "installed; its image doesn't report in", time.Time{}
 	}
 	deadline := installed.Add(PhoneHomeTimeout)

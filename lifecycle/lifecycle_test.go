@@ -159,6 +159,8 @@ func (r *rack) add(obj resource.Object) {
 		_, err = resource.Create(r.t.Context(), r.db, o)
 	case *pb.Instance:
 		_, err = resource.Create(r.t.Context(), r.db, o)
+	case *pb.Image:
+		_, err = resource.Create(r.t.Context(), r.db, o)
 	}
 	if err != nil {
 		r.t.Fatal(err)
@@ -190,6 +192,17 @@ func (r *rack) instance(name string) *pb.Instance {
 		r.t.Fatal(err)
 	}
 	return i
+}
+
+func TestController_SilentImage(t *testing.T) {
+	r := newRack(t)
+	r.start()
+	r.addInspected("web-1")
+	r.add(&pb.Image{Metadata: &pb.Metadata{Name: "talos"}, Spec: &pb.ImageSpec{Configuration: "none"}})
+	r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1", Image: "talos"}})
+	r.eventually("provisioning", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+	r.end(r.instance("web").GetStatus().GetWorkflow(), pb.WorkflowState_SUCCEEDED)
+	r.eventually("active without a report", r.instanceIs("web", pb.InstanceState_INSTANCE_ACTIVE))
 }
 
 func TestController_WholeLife(t *testing.T) {
