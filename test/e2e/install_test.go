@@ -36,7 +36,10 @@ func TestInstall(t *testing.T) {
 			r.proves(name, address[name])
 			r.wantTimeline(name)
 		}
-		for _, name := range pair[1:] {
+		for _, name := range pair {
+			if name == "bios" {
+				continue // goes on below
+			}
 			if err := r.machine(name).PowerOff(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +58,7 @@ func TestInstall(t *testing.T) {
 		}
 		r.reset("bios", address["bios"], was)
 		if after := r.proves("bios", address["bios"]); after != before {
-			t.Errorf("the machine-id changed from %s to %s: the disk was written again", before, after)
+			t.Errorf("the host key changed from %s to %s: the disk was written again", before, after)
 		}
 		if got := r.state("machine", "bios"); got != "active" {
 			t.Errorf("after a reset the machine is %s", got)
@@ -80,7 +83,7 @@ func TestInstall(t *testing.T) {
 			return nil
 		})
 		if after := r.proves("bios", address["bios"]); after == before {
-			t.Error("the machine-id is the old one: nothing was installed")
+			t.Error("the host key is the old one: nothing was installed")
 		}
 	})
 	t.Run("deleting the instance wipes the disk and frees the machine", func(t *testing.T) {
