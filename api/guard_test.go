@@ -86,6 +86,21 @@ func TestWorkflows(t *testing.T) {
 		_, err = r.workflows().RetryWorkflow(ctx, &pb.RetryWorkflowRequest{Name: "nope"})
 		wantCode(t, err, codes.NotFound, "workflow/nope")
 	})
+	t.Run("a running step's progress is shown", func(t *testing.T) {
+		got, err := r.workflows().GetWorkflow(ctx, &pb.GetWorkflowRequest{Name: "w"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := r.workflows().ListWorkflows(ctx, &pb.ListWorkflowsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, wf := range append(list.GetWorkflows(), got) {
+			if p := wf.GetStatus().GetSteps()[0].GetProgress(); p.GetDone() != 1 || p.GetTotal() != 2 {
+				t.Errorf("progress of workflow/%s is %v", wf.GetMetadata().GetName(), p)
+			}
+		}
+	})
 	t.Run("can be followed to its end", func(t *testing.T) {
 		stream, err := r.workflows().FollowWorkflow(ctx, &pb.FollowWorkflowRequest{Name: "w", NoFollow: true})
 		if err != nil {

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/bedplate/bedplate/event"
@@ -323,7 +324,7 @@ func (f *fakeWorkflows) NewWorkflow(_ context.Context, wf *pb.Workflow, template
 		}
 	}
 	wf.Spec.Instance, wf.Spec.Inputs["disk"] = "made-by-server", structpb.NewStringValue("default")
-	wf.Status = &pb.WorkflowStatus{State: pb.WorkflowState_WAITING_FOR_MACHINE, Template: template.GetSpec()}
+	wf.Status = &pb.WorkflowStatus{State: pb.WorkflowState_WAITING_FOR_MACHINE, Template: template.GetSpec(), Steps: []*pb.StepStatus{{Id: "a"}}}
 	return nil
 }
 
@@ -335,6 +336,15 @@ func (f *fakeWorkflows) set(ctx context.Context, name string, state pb.WorkflowS
 		wf.Status.State, wf.Status.Cause = state, cause
 		return nil
 	})
+}
+
+// WithProgress says that the first step is halfway through.
+func (f *fakeWorkflows) WithProgress(wf *pb.Workflow) *pb.Workflow {
+	wf = proto.Clone(wf).(*pb.Workflow)
+	if steps := wf.GetStatus().GetSteps(); len(steps) > 0 {
+		steps[0].Progress = &pb.Progress{Done: 1, Total: 2}
+	}
+	return wf
 }
 
 func (f *fakeWorkflows) Cancel(ctx context.Context, name, reason, actor string) (*pb.Workflow, error) {

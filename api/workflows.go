@@ -26,6 +26,9 @@ type Workflows interface {
 	// until ctx is done, everything asked for has been sent, or send fails;
 	// then it returns that error.
 	Follow(ctx context.Context, r *pb.FollowWorkflowRequest, send func(*pb.FollowWorkflowResponse) error) error
+	// WithProgress returns wf with the progress of its running steps, which
+	// isn't stored, filled in. wf itself isn't altered.
+	WithProgress(wf *pb.Workflow) *pb.Workflow
 }
 
 type workflowAPI struct {
@@ -111,7 +114,11 @@ func (a *workflowAPI) releaseWorkflow(_ context.Context, c *change[*pb.Workflow]
 
 // GetWorkflow implements pb.WorkflowServiceServer.
 func (a *workflowAPI) GetWorkflow(ctx context.Context, r *pb.GetWorkflowRequest) (*pb.Workflow, error) {
-	return a.get(ctx, r.GetName())
+	wf, err := a.get(ctx, r.GetName())
+	if err != nil || a.s.cfg.Workflows == nil {
+		return wf, err
+	}
+	return a.s.cfg.Workflows.WithProgress(wf), nil
 }
 
 // ListWorkflows implements pb.WorkflowServiceServer.
@@ -119,6 +126,11 @@ func (a *workflowAPI) ListWorkflows(ctx context.Context, r *pb.ListWorkflowsRequ
 	p, err := a.list(ctx, r)
 	if err != nil {
 		return nil, err
+	}
+	if a.s.cfg.Workflows != nil {
+		for i, wf := range p.items {
+			p.items[i] = a.s.cfg.Workflows.WithProgress(wf)
+		}
 	}
 	return &pb.ListWorkflowsResponse{Workflows: p.items, NextPageToken: p.next, ResourceVersion: p.revision}, nil
 }
