@@ -33,6 +33,8 @@ const (
 	maxManifest = 4 << 20
 	// manifestTimeout bounds one look-up at a registry; blobs take as long as they move.
 	manifestTimeout = 30 * time.Second
+	// stallTimeout is how long a blob may stand still.
+	stallTimeout = time.Minute
 	// DefaultMaxBytes bounds the cache where Config doesn't: 20 GiB.
 	DefaultMaxBytes = 20 << 30
 )
@@ -208,6 +210,8 @@ func (m *Mirror) blob(w http.ResponseWriter, r *http.Request, repo name.Reposito
 // fetchBlob brings a blob into the cache. Requests for the same one wait for each other.
 func (m *Mirror) fetchBlob(ctx context.Context, repo name.Repository, digest v1.Hash) error {
 	return m.cache.once(ctx, digest, func() error {
+		ctx, moving := untilStalled(ctx, stallTimeout)
+		defer moving.stop()
 		layer, err := remote.Layer(repo.Digest(digest.String()), m.options(ctx)...)
 		if err != nil {
 			return err
@@ -217,9 +221,54 @@ func (m *Mirror) fetchBlob(ctx context.Context, repo name.Repository, digest v1.
 			return err
 		}
 		defer body.Close()
-		return m.cache.put(digest, io.LimitReader(body, m.cfg.MaxBytes), "application/octet-stream")
+		err = m.cache.put(digest, moving.reader(io.LimitReader(body, m.cfg.MaxBytes)), "application/octet-stream")
+		return moving.explain(ctx, err)
 	})
 }
+
+// errStalled is the cause of the end of a transfer that stood still.
+var errStalled = errors.New("the registry sent nothing for a minute")
+
+// moving ends a context when nothing was read for a while.
+type moving struct {
+	after  time.Duration
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+// untilStalled returns a context that ends when the readers made with moving
+// have given nothing for so long. The caller calls stop.
+func untilStalled(ctx context.Context, after time.Duration) (context.Context, *moving) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	return ctx, &moving{after: after, cancel: cancel, timer: time.AfterFunc(after, func() { cancel(errStalled) })}
+}
+
+func (v *moving) stop() {
+	v.timer.Stop()
+	v.cancel(nil)
+}
+
+func (v *moving) reader(r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		n, err := r.Read(p)
+		if n > 0 {
+			v.timer.Reset(v.after)
+		}
+		return n, err
+	})
+}
+
+// explain puts the stall in the place of the cancellation that it caused.
+func (v *moving) explain(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		return errStalled
+	}
+	return err
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func (m *Mirror) options(ctx context.Context) []remote.Option {
 	return []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(m.cfg.Keychain), remote.WithTransport(m.cfg.Transport),
