@@ -27,6 +27,7 @@ import (
 	"github.com/bedplate/bedplate/images/registry"
 	"github.com/bedplate/bedplate/ipxe"
 	"github.com/bedplate/bedplate/lifecycle"
+	"github.com/bedplate/bedplate/machine"
 	"github.com/bedplate/bedplate/machine/index"
 	"github.com/bedplate/bedplate/metadata"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
@@ -80,6 +81,8 @@ type Engine struct {
 
 	mu      sync.Mutex
 	waiting map[string]bool // what readiness still waits for
+	// moved are machines whose leases changed since their status said so.
+	moved map[machine.Name]bool
 }
 
 // New opens the store and builds every service. Nothing is served yet; Close
@@ -88,7 +91,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the server: %w", err)
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), waiting: map[string]bool{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), waiting: map[string]bool{}, moved: map[machine.Name]bool{}}
 	e.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := e.openState(); err != nil {
 		return nil, err
@@ -251,7 +254,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.reportNetworks, e.workflow.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.reportLeases, e.workflow.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)

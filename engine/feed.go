@@ -67,9 +67,14 @@ func (e *Engine) leaseChanged(l lease.Lease, released bool) {
 	}
 	if released {
 		e.index.RemoveLease(l.Address, l.MAC)
-		return
+	} else {
+		e.index.SetLease(l.Address, l.MAC)
 	}
-	e.index.SetLease(l.Address, l.MAC)
+	if m, ok := e.index.ByMAC(l.MAC); ok {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.moved[m.Name] = true
+	}
 }
 
 // feedNetworks gives DHCP every network as it is.

@@ -55,7 +55,7 @@ func firstNetwork(ctx context.Context, iface string, probe func(context.Context,
 func interfacePrefix(name string) (netip.Prefix, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
-		return netip.Prefix{}, err
+		return netip.Prefix{}, fmt.Errorf("there is no interface of that name; `ip link` lists those that are there: %w", err)
 	}
 	list, err := iface.Addrs()
 	if err != nil {

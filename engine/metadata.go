@@ -119,11 +119,11 @@ func (e *Engine) feedInstances(ctx context.Context) error {
 }
 
 // phoneHome records that an installed system is up.
-func (e *Engine) phoneHome(ctx context.Context, key string, fields map[string]string) error {
+func (e *Engine) phoneHome(ctx context.Context, key string, peer netip.Addr, _ map[string]string) error {
 	i, ok := e.documents.instanceByKey(key)
 	if !ok {
 		return fmt.Errorf("this key opens no instance: %w", store.ErrNotFound)
 	}
-	e.log.Info("installed system reports in", "machine", i.GetStatus().GetMachine(), "addr", fields["address"])
-	return e.lifecycle.PhoneHome(ctx, i.GetMetadata().GetName(), fields["address"])
+	e.log.Info("installed system reports in", "machine", i.GetStatus().GetMachine(), "addr", peer)
+	return e.lifecycle.PhoneHome(ctx, i.GetMetadata().GetName(), peer.String())
 }

@@ -87,7 +87,7 @@ func runningStep(wf *pb.Workflow) *pb.StepStatus {
 func adviceNotSeen(seen []*pb.Sighting, now time.Time) []string {
 	if len(seen) == 0 {
 		return []string{
-			"nothing was ever seen of it: is it powered on, cabled, and set to boot from the network first?",
+			"nothing was seen of it since the server started: is it powered on, cabled, and set to boot from the network first?",
 			"does one of its spec.interfaces have the MAC address of the port that boots?",
 		}
 	}

@@ -52,12 +52,12 @@ type Source interface {
 	ByKey(key string) (Document, bool)
 }
 
-// PhoneHome is called when a machine's first boot is done, with what cloud-init
+// PhoneHome is called when a machine's first boot is done, with its address and what cloud-init
 // told: instance_id, hostname, fqdn, pub_key_ed25519 and the like, as sent by the
 // machine. When it returns nil the machine is told that it was heard, so that has
 // to be durable; after an error it tries again. It is called again whenever the
 // machine repeats itself.
-type PhoneHome func(ctx context.Context, key string, fields map[string]string) error
+type PhoneHome func(ctx context.Context, key string, peer netip.Addr, fields map[string]string) error
 
 // Observer is told what was seen of machines. Observe must not block.
 type Observer interface {

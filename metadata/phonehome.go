@@ -35,7 +35,7 @@ func (s *Server) servePhoneHome(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), phoneHomeTimeout)
 	defer cancel()
-	if err := s.cfg.PhoneHome(ctx, r.PathValue("key"), reportFields(r.PostForm)); err != nil {
+	if err := s.cfg.PhoneHome(ctx, r.PathValue("key"), peerOf(r), reportFields(r.PostForm)); err != nil {
 		s.count(kind, resultError)
 		s.log.Error("report of a first boot not kept", "machine", doc.Machine, "ip", peerOf(r), "err", err)
 		http.Error(w, "the report could not be kept; try again", http.StatusServiceUnavailable)

@@ -38,7 +38,7 @@ type site struct {
 func (s *site) ByAddress(a netip.Addr) (Document, bool) { d, ok := s.byAddress[a]; return d, ok }
 func (s *site) ByKey(key string) (Document, bool)       { d, ok := s.byKey[key]; return d, ok }
 
-func (s *site) PhoneHome(_ context.Context, key string, fields map[string]string) error {
+func (s *site) PhoneHome(_ context.Context, key string, _ netip.Addr, fields map[string]string) error {
 	if s.homeErr != nil {
 		return s.homeErr
 	}

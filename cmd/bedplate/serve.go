@@ -96,7 +96,9 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		}
 	}
 	log.Info("serving", "addr", fmt.Sprintf("http :%d, api :%d, agents :%d", cfg.HTTPPort, cfg.APIPort, cfg.AgentPort), "iface", cfg.Interfaces)
-	return e.Run(ctx)
+	err = e.Run(ctx)
+	log.Info("stopped")
+	return err
 }
 
 // firstStart prints the first admin token, and writes it to the client's

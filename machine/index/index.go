@@ -5,6 +5,7 @@ package index
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -149,6 +150,24 @@ func (x *Index) HolderOf(addr netip.Addr) (machine.MAC, bool) {
 	defer x.mu.RUnlock()
 	mac, ok := x.leases[addr.Unmap()]
 	return mac, ok
+}
+
+// AddressesOf returns the addresses that a machine holds by lease, in order.
+func (x *Index) AddressesOf(name machine.Name) []netip.Addr {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	m, ok := x.byName[name]
+	if !ok {
+		return nil
+	}
+	var out []netip.Addr
+	for a, mac := range x.leases {
+		if _, ours := m.InterfaceByMAC(mac); ours {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 // Len returns the number of machines.

@@ -68,6 +68,9 @@ func TestIndex(t *testing.T) {
 		if m, _ := x.ByAddress(a); m.Name != "web-1" {
 			t.Errorf("got %q", m.Name)
 		}
+		if got := x.AddressesOf("web-1"); len(got) != 1 || got[0] != a {
+			t.Errorf("its addresses are %v", got)
+		}
 		x.RemoveLease(a, mac(2))
 		if _, ok := x.HolderOf(a); !ok {
 			t.Error("somebody else's release took the lease away")

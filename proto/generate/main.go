@@ -114,13 +114,25 @@ func addFile(req *pluginpb.CodeGeneratorRequest, seen map[string]bool, f protore
 	req.ProtoFile = append(req.ProtoFile, fileProto(f))
 }
 
+// describe gives the description of the API its title, and takes out the
+// service that another port serves.
+func describe(content string) string {
+	content = strings.Replace(content, `"title": "bedplate/v1/access.proto"`, `"title": "Bedplate"`, 1)
+	content = strings.Replace(content, `"version": "version not set"`, `"version": "v1"`, 1)
+	return strings.Replace(content, "    {\n      \"name\": \"AgentService\"\n    },\n", "", 1)
+}
+
 func fileProto(f protoreflect.FileDescriptor) *descriptorpb.FileDescriptorProto {
+	p := protodesc.ToFileDescriptorProto(f)
 	if r, ok := f.(interface {
 		FileDescriptorProto() *descriptorpb.FileDescriptorProto
 	}); ok {
-		return r.FileDescriptorProto()
+		p = r.FileDescriptorProto()
 	}
-	return protodesc.ToFileDescriptorProto(f)
+	if p.SourceCodeInfo == nil { // linked-in files have none, and the plugins complain of that
+		p.SourceCodeInfo = &descriptorpb.SourceCodeInfo{}
+	}
+	return p
 }
 
 func invoke(ctx context.Context, root, plugin string, req *pluginpb.CodeGeneratorRequest) error {
@@ -142,7 +154,11 @@ func invoke(ctx context.Context, root, plugin string, req *pluginpb.CodeGenerato
 		return fmt.Errorf("%s", resp.GetError())
 	}
 	for _, f := range resp.File {
-		if err := os.WriteFile(filepath.Join(root, filepath.FromSlash(f.GetName())), []byte(f.GetContent()), 0o644); err != nil {
+		content := f.GetContent()
+		if strings.HasSuffix(f.GetName(), ".swagger.json") {
+			content = describe(content)
+		}
+		if err := os.WriteFile(filepath.Join(root, filepath.FromSlash(f.GetName())), []byte(content), 0o644); err != nil {
 			return err
 		}
 	}
