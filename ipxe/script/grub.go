@@ -95,12 +95,40 @@ func urlPath(s string) string {
 	return u.Path
 }
 
-// GRUB returns the configuration. GRUBs that take a status end with one that
-// has the firmware try the next boot option; the others ignore it.
+// loaders are the boot loaders of installed systems, below an EFI system
+// partition. Those of distributions come first: the fallback, where there is a
+// fbx64.efi beside it, writes boot entries and puts its own before the network's.
+var loaders = []string{
+	"/EFI/debian/shimx64.efi", "/EFI/ubuntu/shimx64.efi", "/EFI/fedora/shimx64.efi", "/EFI/redhat/shimx64.efi", "/EFI/centos/shimx64.efi",
+	"/EFI/rocky/shimx64.efi", "/EFI/almalinux/shimx64.efi", "/EFI/opensuse/shim.efi", "/EFI/sles/shim.efi",
+	"/EFI/Microsoft/Boot/bootmgfw.efi", "/EFI/BOOT/BOOTX64.EFI",
+}
+
+// leave starts the installed system's boot loader. Giving the machine back to
+// its firmware would be simpler, but exit is a success to GRUB 2.06, whatever
+// status it is given, and after a success OVMF 2022.11 shows its menu instead
+// of trying the next boot option (UEFI 2.10 §3.1.7). Where no loader is found
+// that is all that is left.
+func (s *grub) leave() {
+	s.line("for esp in (hd*,gpt*) (hd*,msdos*); do")
+	s.line("  for loader in %s; do", strings.Join(loaders, " "))
+	s.line("    if [ -f $esp$loader ]; then")
+	s.line(`      echo "Bedplate: starting $esp$loader"`)
+	// A loader finds the rest of itself on root's device, not on its own.
+	s.line("      set root=$esp")
+	s.line("      if chainloader $loader; then boot; fi")
+	s.line("    fi")
+	s.line("  done")
+	s.line("done")
+	s.say("no boot loader could be started; going on with the next device of the boot order.")
+	s.line("exit 1")
+}
+
+// GRUB returns the configuration.
 func (d Disk) GRUB() ([]byte, error) {
 	s := newGRUB(d.purpose())
 	s.say("%s.", d.purpose())
-	s.line("exit 1")
+	s.leave()
 	return s.bytes(), nil
 }
 
@@ -111,6 +139,6 @@ func (m Message) GRUB() ([]byte, error) {
 		s.say("%s", line)
 	}
 	s.line("sleep %d", messageSeconds)
-	s.line("exit 1")
+	s.leave()
 	return s.bytes(), nil
 }
