@@ -447,7 +447,7 @@ instance/web created
 	f.objects["instance/other"] = &pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Status: &pb.InstanceStatus{State: pb.InstanceState_INSTANCE_RELEASING}}
 	f.changes = append(f.changes[:0], gone)
 	mustPrint(t, a, "instance delete web --wait", `
-instance/web deleted
+instance/web releasing: it is gone when its machine's disks have been wiped
 15:04:05  instance  releasing
 15:04:05  instance  released
 `)

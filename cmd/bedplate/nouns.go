@@ -131,7 +131,7 @@ func newNounCommand(a *app, kind resource.Kind, short string) *cobra.Command {
 	remove, watch := deleteCommand(a, refs), watchCommand(a, refs)
 	list.Use, list.Short, list.Args = "list", "List "+kind.Plural, args(cobra.NoArgs)
 	get.Use, get.Short, get.Args = "get [NAME...]", "Show "+kind.Plural, args(cobra.ArbitraryArgs)
-	describe.Use, describe.Short, describe.Args = "describe NAME...", "Show everything about a "+kind.Singular, args(cobra.MinimumNArgs(1))
+	describe.Use, describe.Short, describe.Args = "describe NAME...", "Show everything about "+withArticle(kind.Singular), args(cobra.MinimumNArgs(1))
 	remove.Use, remove.Short, remove.Args = "delete NAME...", "Delete "+kind.Plural, args(cobra.ArbitraryArgs)
 	watch.Use, watch.Short, watch.Args = "watch [NAME]", "Show "+kind.Plural+", and every change as it happens", args(cobra.MaximumNArgs(1))
 	list.Aliases = []string{"ls"}
@@ -278,9 +278,26 @@ func (a *app) deleteAll(cmd *cobra.Command, c *client, refs []ref) error {
 			failed = errReported
 			continue
 		}
-		fprintf(a.stdout, "%s/%s deleted\n", r.kind.Singular, r.name)
+		fprintf(a.stdout, "%s/%s %s\n", r.kind.Singular, r.name, deletedWord(r.kind))
 	}
 	return failed
+}
+
+// deletedWord says what has happened when the server has taken a deletion up:
+// an instance is gone only when its machine's disks have been wiped.
+func deletedWord(kind resource.Kind) string {
+	if kind.Name == "Instance" {
+		return "releasing: it is gone when its machine's disks have been wiped"
+	}
+	return "deleted"
+}
+
+// withArticle returns a noun with a or an before it.
+func withArticle(noun string) string {
+	if strings.ContainsRune("aeiou", rune(noun[0])) {
+		return "an " + noun
+	}
+	return "a " + noun
 }
 
 func watchCommand(a *app, read refReader) *cobra.Command {
