@@ -32,7 +32,7 @@ func (e *Engine) handler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(e.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", e.healthz)
 	mux.HandleFunc("GET /readyz", e.readyz)
-	// A doubled slash must not be redirected: shim doesn't follow (LAB: shim 16.1).
+	// A doubled slash must not be redirected: shim 16.1 does not follow.
 	return ipxe.CleanPaths(mux)
 }
 

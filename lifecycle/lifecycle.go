@@ -1,7 +1,7 @@
 // Package lifecycle takes machines through their life: it accepts what the
 // agent reports of a new machine, gives machines to instances, has the
 // workflow that installs or releases them made, and follows them until the
-// installed system reports that it is up (DESIGN §3).
+// installed system reports that it is up.
 //
 // Every decision is a pure function of the resources as they are; the loop
 // applies one at a time, in a transaction that fails if anything it was
