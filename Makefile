@@ -12,8 +12,11 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
        mmdebstrap fakeroot uidmap gdisk mtools e2fsprogs dosfstools xfsprogs util-linux ca-certificates \
        dpkg xz-utils zstd dnsmasq-base openssh-client iproute2
 
+# Foreign clients, relay agents and tools that the end-to-end tests hold against us.
+E2E_DEPS = isc-dhcp-relay isc-dhcp-client udhcpc busybox-static atftp tftp-hpa curl qemu-utils mount procps
+
 .DEFAULT_GOAL := build
-.PHONY: build agentos debian-image deps clean test e2e demo bench check
+.PHONY: build agentos debian-image deps e2e-deps clean test e2e demo bench check
 FIRMWARE    ?= uefi
 
 ## demo: the main job in a virtual rack, from nothing to a proven login (FIRMWARE=bios|uefi|uefi-http)
@@ -25,7 +28,7 @@ test:
 	$(GO) test -race ./...
 
 ## e2e: real firmware in QEMU, foreign DHCP servers and clients, crashes
-e2e: deps build agentos debian-image
+e2e: e2e-deps build agentos debian-image
 	BEDPLATE_E2E=1 $(GO) test -count=1 -p 1 -timeout 15m ./agent/... ./lab/... ./test/interop/...
 	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e
 
@@ -60,8 +63,10 @@ debian-image: build
 	bin/bedplate debian-image --out build/images/debian.raw.zst
 
 ## deps: Debian packages that building and the lab need
-deps:
-	@missing=; for p in $(DEPS); do \
+deps: PACKAGES = $(DEPS)
+e2e-deps: PACKAGES = $(DEPS) $(E2E_DEPS)
+deps e2e-deps:
+	@missing=; for p in $(PACKAGES); do \
 	  dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	  $(APT) update -q && DEBIAN_FRONTEND=noninteractive $(APT) install -q -y --no-install-recommends $$missing; fi
