@@ -29,7 +29,7 @@ func TestCrash(t *testing.T) {
 
 	// The sub-tests go on where the one before ended, and share the server.
 	t.Run("the server is killed between two steps", func(t *testing.T) {
-		r.t = t
+		r := r.in(t)
 		steps, want := "", map[string][]string{}
 		for i := range 12 {
 			steps += fmt.Sprintf("\n  - {id: look%d, uses: inventory}", i)
@@ -57,9 +57,10 @@ func TestCrash(t *testing.T) {
 		if diff := cmp.Diff(want, r.attempts("steps")); diff != "" {
 			t.Errorf("attempts (-want +got):\n%s", diff)
 		}
+		r.wantOnce("steps")
 	})
 	t.Run("the server is killed in the middle of image.write", func(t *testing.T) {
-		r.t = t
+		r := r.in(t)
 		r.limit("m1", "40mbit")
 		r.apply(r.instanceYAML("m1"))
 		w := r.workflowOf("m1")
@@ -77,9 +78,10 @@ func TestCrash(t *testing.T) {
 				t.Errorf("step %s: attempts %v, want one", step, got)
 			}
 		}
+		r.wantOnce(w)
 	})
 	t.Run("the machine is reset in the middle of image.write", func(t *testing.T) {
-		r.t = t
+		r := r.in(t)
 		before := r.proves("m1", "10.77.0.31")
 		r.must("workflow", "run", "install-image", "--machine", "m1", "--name", "again", "-i", "image=debian")
 		r.limit("m1", "80mbit")
@@ -98,6 +100,7 @@ func TestCrash(t *testing.T) {
 		})
 		r.proves("m1", "10.77.0.31")
 		r.wantInterrupted("again", "write")
+		r.wantOnce("again")
 	})
 }
 
@@ -160,6 +163,17 @@ func (r *rig) midWrite(workflow string) {
 		}
 		return nil
 	})
+}
+
+// wantOnce checks that the beginning and the end of a workflow were reported once.
+func (r *rig) wantOnce(workflow string) {
+	r.t.Helper()
+	out := r.must("event", "list", "--about", "workflow/"+workflow, "--no-headers")
+	for _, reason := range []string{"Created", "Started", "Succeeded"} {
+		if n := len(regexp.MustCompile(`\s`+reason+`\b`).FindAllString(out, -1)); n != 1 {
+			r.t.Errorf("workflow %s has %d events %s, want 1:\n%s", workflow, n, reason, out)
+		}
+	}
 }
 
 // step returns the status of a workflow's step.

@@ -75,7 +75,7 @@ func TestErrors(t *testing.T) {
 	t.Run("another server's boot token is refused", func(t *testing.T) {
 		r := r.in(t)
 		wantError(t, r.enroll("bpb_AQAAAAAAAAAAAAAAAAAAUlQAdwABbTHZ2dnZ2dnZ2dnZ2dnZ2dnZ"), "Unauthenticated", "restart the machine")
-		mine := r.bootToken("m1")
+		mine := r.bootToken()
 		// One changed letter is enough.
 		wantError(t, r.enroll(flip(mine)), "Unauthenticated", "restart the machine")
 	})
@@ -152,10 +152,39 @@ func flip(token string) string {
 	return string(b)
 }
 
-// bootToken takes a machine's token from its boot script, as it would itself.
-func (r *rig) bootToken(name string) string {
+// bootToken takes the token from the boot script of a machine that isn't there,
+// asking from that machine's address: nobody else is given it.
+func (r *rig) bootToken() string {
 	r.t.Helper()
-	resp, err := r.http().Get("http://" + serverAddress + ":8080/ipxe/script?mac=" + strings.ReplaceAll(r.machine(name).Spec().MAC, ":", "-"))
+	const mac, address = "52:54:00:77:00:ee", "10.77.0.77"
+	r.apply(fmt.Sprintf("apiVersion: bedplate/v1\nkind: Machine\nmetadata: {name: ghost}\nspec:\n  interfaces: [{mac: %q, address: %s/24}]\n", mac, address))
+	url := "http://" + serverAddress + ":8080/ipxe/script?mac=" + strings.ReplaceAll(mac, ":", "-")
+	if script := r.script(r.ns.Dial, url); strings.Contains(script, "bedplate.token=") {
+		r.t.Errorf("an address that isn't the machine's was given its token:\n%s", script)
+	}
+	if err := r.ns.Run(exec.Command("ip", "addr", "add", address+"/32", "dev", "br0")); err != nil {
+		r.t.Fatal(err)
+	}
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	script := r.script(func(ctx context.Context, network, to string) (conn net.Conn, err error) {
+		err = r.ns.Do(func() error {
+			conn, err = from.DialContext(ctx, network, to)
+			return err
+		})
+		return conn, err
+	}, url)
+	m := regexp.MustCompile(`bedplate\.token=(\S+)`).FindStringSubmatch(script)
+	if m == nil {
+		r.t.Fatalf("no token in the script:\n%s", script)
+	}
+	return m[1]
+}
+
+// script fetches a boot script.
+func (r *rig) script(dial func(context.Context, string, string) (net.Conn, error), url string) string {
+	r.t.Helper()
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: time.Minute}
+	resp, err := client.Get(url)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -164,16 +193,7 @@ func (r *rig) bootToken(name string) string {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m := regexp.MustCompile(`bedplate\.token=(\S+)`).FindSubmatch(b)
-	if m == nil {
-		r.t.Fatalf("no token in the script:\n%s", b)
-	}
-	return string(m[1])
-}
-
-// http returns a client inside the lab.
-func (r *rig) http() *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: r.ns.Dial, DisableKeepAlives: true}, Timeout: time.Minute}
+	return string(b)
 }
 
 // enroll exchanges a token as an agent does.
@@ -205,16 +225,16 @@ func (r *rig) enroll(token string) error {
 // portTaken starts a second server where dnsmasq has port 67.
 func (r *rig) portTaken() {
 	r.t.Helper()
-	ns, err := lab.New(lab.Config{Dir: filepath.Join(r.dir, "taken"), Spec: lab.Spec{Name: "taken"}, Now: time.Now})
+	second, err := lab.New(lab.Config{Dir: filepath.Join(r.dir, "taken"), Spec: lab.Spec{Name: "taken"}, Now: time.Now})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	other := &rig{t: r.t, lab: ns, dir: r.t.TempDir()}
+	other := &rig{t: r.t, lab: second, dir: r.t.TempDir(), server: &server{}}
 	r.t.Cleanup(other.down)
-	if err := ns.Up(r.t.Context()); err != nil {
+	if err := second.Up(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
-	if other.ns, err = ns.Namespace(""); err != nil {
+	if other.ns, err = second.Namespace(""); err != nil {
 		r.t.Fatal(err)
 	}
 	other.dnsmasq("", "br0", "--dhcp-range=10.77.0.50,10.77.0.99,255.255.255.0,1h")

@@ -56,11 +56,6 @@ func TestProxy(t *testing.T) {
 	})
 }
 
-// in returns the rig for a sub-test.
-func (r *rig) in(t *testing.T) *rig {
-	return &rig{t: t, lab: r.lab, ns: r.ns, dir: r.dir, key: r.key, authorized: r.authorized}
-}
-
 // dnsmasq runs a DHCP server in a namespace of the lab until the lab is taken down.
 func (r *rig) dnsmasq(namespace, iface string, args ...string) {
 	r.t.Helper()

@@ -64,10 +64,21 @@ type rig struct {
 	key ssh.Signer
 	// authorized is the key as authorized_keys has it.
 	authorized string
+	server     *server
+}
 
-	mu     sync.Mutex
-	server *exec.Cmd
-	ended  chan error
+// server is the server's process; cmd is nil while it is down.
+type server struct {
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	ended chan error
+}
+
+// in returns the rig for a sub-test.
+func (r *rig) in(t *testing.T) *rig {
+	sub := *r
+	sub.t = t
+	return &sub
 }
 
 // newRig sets up the lab and starts a server with the arguments.
@@ -86,7 +97,7 @@ func newRack(t *testing.T, spec lab.Spec) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, lab: l, dir: dir}
+	r := &rig{t: t, lab: l, dir: dir, server: &server{}}
 	t.Cleanup(r.down)
 	if err := l.Up(t.Context()); err != nil {
 		t.Fatal(err)
@@ -156,9 +167,9 @@ func (r *rig) start(args ...string) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	r.mu.Lock()
-	r.server, r.ended = cmd, ended
-	r.mu.Unlock()
+	r.server.mu.Lock()
+	r.server.cmd, r.server.ended = cmd, ended
+	r.server.mu.Unlock()
 	r.eventually(time.Minute, "the server is ready", func() error {
 		select {
 		case err := <-ended:
@@ -178,10 +189,10 @@ func (r *rig) log() string {
 
 // kill is kill -9.
 func (r *rig) kill() {
-	r.mu.Lock()
-	cmd, ended := r.server, r.ended
-	r.server = nil
-	r.mu.Unlock()
+	r.server.mu.Lock()
+	cmd, ended := r.server.cmd, r.server.ended
+	r.server.cmd = nil
+	r.server.mu.Unlock()
 	if cmd == nil {
 		return
 	}
