@@ -51,6 +51,7 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	t.Run("a reset boots the disk and installs nothing", func(t *testing.T) {
+		r := r.in(t)
 		before := r.proves("bios", address["bios"])
 		was, err := r.bootID(address["bios"])
 		if err != nil {
@@ -65,6 +66,7 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	t.Run("a second workflow installs it anew", func(t *testing.T) {
+		r := r.in(t)
 		before := r.proves("bios", address["bios"])
 		r.must("workflow", "run", "install-image", "--machine", "bios", "--name", "again", "-i", "image=debian")
 		was, err := r.bootID(address["bios"])
@@ -87,6 +89,7 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	t.Run("deleting the instance wipes the disk and frees the machine", func(t *testing.T) {
+		r := r.in(t)
 		r.must("instance", "delete", "bios")
 		if err := r.machine("bios").Reset(t.Context()); err != nil {
 			t.Fatal(err)
