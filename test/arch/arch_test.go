@@ -39,6 +39,9 @@ var allowed = map[string][]string{
 	"ipxe":       {"machine"},
 	"metadata":   {"machine"},
 
+	// BMCs: the contract, its drivers and sessions below it. Nothing of the server.
+	"bmc": {"machine", "proto"},
+
 	// Images and the agent's system.
 	"images":          {"machine", "proto"},
 	"images/agentos":  {},
