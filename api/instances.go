@@ -149,10 +149,52 @@ func (a *instanceAPI) tryMark(ctx context.Context, r *pb.DeleteInstanceRequest) 
 		c.after.Status = &pb.InstanceStatus{}
 	}
 	c.after.Status.Deleting = true
+	c.after.Status.RequestedBy = c.actor
 	resource.Stamp(a.s.cfg.DB, c.after)
 	c.add([]store.Compare{resource.Unchanged(obj)}, resource.Put(c.after),
 		a.s.cfg.Events.Op(event.About(obj, "ReleaseRequested", "its machine's disks are wiped, then it is gone", c.actor)))
 	return a.commit(ctx, c)
+}
+
+// ReinstallInstance implements pb.InstanceServiceServer. The wish is counted;
+// the lifecycle makes the workflow.
+func (a *instanceAPI) ReinstallInstance(ctx context.Context, r *pb.ReinstallInstanceRequest) (*pb.Instance, error) {
+	if err := named(r.GetName()); err != nil {
+		return nil, err
+	}
+	for range attempts {
+		obj, err := a.tryReinstall(ctx, r)
+		if !errors.Is(err, store.ErrConflict) {
+			return obj, err
+		}
+	}
+	return nil, a.busy(r.GetName())
+}
+
+// tryReinstall makes one attempt; store.ErrConflict asks for another one.
+func (a *instanceAPI) tryReinstall(ctx context.Context, r *pb.ReinstallInstanceRequest) (*pb.Instance, error) {
+	obj, err := resource.Get[*pb.Instance](ctx, a.s.cfg.DB, r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	switch s := obj.GetStatus(); {
+	case s.GetDeleting():
+		return nil, refused("instance/%s is being deleted", r.GetName())
+	case s.GetMachine() == "":
+		return nil, refused("instance/%s has no machine yet: there is nothing to install again", r.GetName())
+	case r.Reinstalls != nil && r.GetReinstalls() != s.GetReinstalls():
+		return a.visible(obj), nil
+	}
+	c := &change[*pb.Instance]{before: obj, after: cloneOf(obj), actor: caller(ctx).name}
+	c.after.Status.Reinstalls++
+	c.after.Status.RequestedBy = c.actor
+	resource.Stamp(a.s.cfg.DB, c.after)
+	c.add([]store.Compare{resource.Unchanged(obj)}, resource.Put(c.after),
+		a.s.cfg.Events.Op(event.About(obj, "ReinstallRequested", "it is installed again on machine "+obj.GetStatus().GetMachine(), c.actor)))
+	if err := a.commit(ctx, c); err != nil {
+		return nil, err
+	}
+	return a.visible(c.after), nil
 }
 
 // WatchInstances implements pb.InstanceServiceServer.

@@ -28,6 +28,28 @@ func roles() map[string]pb.Role {
 		pb.NetworkService_DeleteNetwork_FullMethodName: operator,
 		pb.NetworkService_WatchNetworks_FullMethodName: viewer,
 
+		pb.PoolService_GetPool_FullMethodName:    viewer,
+		pb.PoolService_ListPools_FullMethodName:  viewer,
+		pb.PoolService_CreatePool_FullMethodName: operator,
+		pb.PoolService_UpdatePool_FullMethodName: operator,
+		pb.PoolService_DeletePool_FullMethodName: operator,
+		pb.PoolService_WatchPools_FullMethodName: viewer,
+
+		pb.RuleService_GetRule_FullMethodName:    viewer,
+		pb.RuleService_ListRules_FullMethodName:  viewer,
+		pb.RuleService_CreateRule_FullMethodName: operator,
+		pb.RuleService_UpdateRule_FullMethodName: operator,
+		pb.RuleService_DeleteRule_FullMethodName: operator,
+		pb.RuleService_WatchRules_FullMethodName: viewer,
+
+		pb.JobService_GetJob_FullMethodName:    viewer,
+		pb.JobService_ListJobs_FullMethodName:  viewer,
+		pb.JobService_CreateJob_FullMethodName: operator,
+		pb.JobService_UpdateJob_FullMethodName: operator,
+		pb.JobService_DeleteJob_FullMethodName: operator,
+		pb.JobService_WatchJobs_FullMethodName: viewer,
+		pb.JobService_CancelJob_FullMethodName: operator,
+
 		pb.ImageService_GetImage_FullMethodName:    viewer,
 		pb.ImageService_ListImages_FullMethodName:  viewer,
 		pb.ImageService_CreateImage_FullMethodName: operator,
@@ -54,12 +76,13 @@ func roles() map[string]pb.Role {
 		pb.WorkflowService_RetryWorkflow_FullMethodName:   operator,
 		pb.WorkflowService_ApproveWorkflow_FullMethodName: operator,
 
-		pb.InstanceService_GetInstance_FullMethodName:    viewer,
-		pb.InstanceService_ListInstances_FullMethodName:  viewer,
-		pb.InstanceService_CreateInstance_FullMethodName: operator,
-		pb.InstanceService_UpdateInstance_FullMethodName: operator,
-		pb.InstanceService_DeleteInstance_FullMethodName: operator,
-		pb.InstanceService_WatchInstances_FullMethodName: viewer,
+		pb.InstanceService_GetInstance_FullMethodName:       viewer,
+		pb.InstanceService_ListInstances_FullMethodName:     viewer,
+		pb.InstanceService_CreateInstance_FullMethodName:    operator,
+		pb.InstanceService_UpdateInstance_FullMethodName:    operator,
+		pb.InstanceService_DeleteInstance_FullMethodName:    operator,
+		pb.InstanceService_WatchInstances_FullMethodName:    viewer,
+		pb.InstanceService_ReinstallInstance_FullMethodName: operator,
 
 		// Who has access, and the names of secrets, are an admin's to know.
 		pb.TokenService_GetToken_FullMethodName:    admin,

@@ -63,6 +63,7 @@ type Config struct {
 	Machines  MachineViews
 	Images    ImageContent
 	Instances InstanceChecker
+	Rules     RuleChecker
 
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil: none.
@@ -127,6 +128,9 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterMachineServiceServer(r, newMachineAPI(s))
 	pb.RegisterNetworkServiceServer(r, newNetworkAPI(s))
+	pb.RegisterPoolServiceServer(r, newPoolAPI(s))
+	pb.RegisterRuleServiceServer(r, newRuleAPI(s))
+	pb.RegisterJobServiceServer(r, newJobAPI(s))
 	pb.RegisterImageServiceServer(r, newImageAPI(s))
 	pb.RegisterTemplateServiceServer(r, newTemplateAPI(s))
 	pb.RegisterWorkflowServiceServer(r, newWorkflowAPI(s))

@@ -38,9 +38,12 @@ func Kinds() []Kind {
 		{"Network", "networks", "network", (*pb.Network)(nil)},
 		{"Image", "images", "image", (*pb.Image)(nil)},
 		{"Template", "templates", "template", (*pb.Template)(nil)},
+		{"Pool", "pools", "pool", (*pb.Pool)(nil)},
+		{"Rule", "rules", "rule", (*pb.Rule)(nil)},
 		{"Machine", "machines", "machine", (*pb.Machine)(nil)},
 		{"Instance", "instances", "instance", (*pb.Instance)(nil)},
 		{"Workflow", "workflows", "workflow", (*pb.Workflow)(nil)},
+		{"Job", "jobs", "job", (*pb.Job)(nil)},
 		{"Event", "events", "event", (*pb.Event)(nil)},
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -180,6 +179,12 @@ func checkSpec(obj Object, errs *FieldErrors) {
 		checkReference("spec.template", o.GetSpec().GetTemplate(), errs)
 	case *pb.Instance:
 		checkInstance(o.GetSpec(), errs)
+	case *pb.Pool:
+		checkPool(o.GetSpec(), errs)
+	case *pb.Rule:
+		checkRule(o.GetSpec(), errs)
+	case *pb.Job:
+		checkJob(o.GetSpec(), errs)
 	case *pb.Token:
 		if t := o.GetSpec().GetExpireTime(); t != nil && t.CheckValid() != nil {
 			errs.add("spec.expire_time", "not a time")
@@ -191,10 +196,7 @@ func checkImage(s *pb.ImageSpec, errs *FieldErrors) {
 	if s.GetUrl() == "" {
 		return
 	}
-	u, err := url.Parse(s.GetUrl())
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		errs.add("spec.url", "%q: not an http or https URL", s.GetUrl())
-	}
+	checkURL("spec.url", s.GetUrl(), errs)
 }
 
 func checkTemplate(s *pb.TemplateSpec, errs *FieldErrors) {

@@ -12,8 +12,8 @@ import (
 )
 
 func checkMachine(s *pb.MachineSpec, errs *FieldErrors) {
-	if len(s.GetInterfaces()) == 0 && s.GetUuid() == "" && s.GetSerial() == "" {
-		errs.add("spec.interfaces", "missing: a machine is recognised by an interface's MAC address, by spec.uuid or by spec.serial")
+	if len(s.GetInterfaces()) == 0 && s.GetUuid() == "" && s.GetSerial() == "" && s.GetBmc().GetAddress() == "" {
+		errs.add("spec.interfaces", "missing: a machine is recognised by an interface's MAC address, by spec.uuid, by spec.serial, or known by spec.bmc.address")
 	}
 	checkHostname("spec.hostname", s.GetHostname(), errs)
 	if !isOneWord(s.GetConsole()) {
@@ -27,7 +27,14 @@ func checkMachine(s *pb.MachineSpec, errs *FieldErrors) {
 	if s.Bmc != nil && s.GetBmc().GetAddress() == "" {
 		errs.add("spec.bmc.address", "missing")
 	}
-	checkReference("spec.bmc.password_secret", s.GetBmc().GetPasswordSecret(), errs)
+	checkBMC("spec.bmc", s.GetBmc(), errs)
+	checkReference("spec.pool", s.GetPool(), errs)
+	checkDuration("spec.rescue.timeout", s.GetRescue().GetTimeout(), errs)
+	for i, key := range s.GetRescue().GetAuthorizedKeys() {
+		if !isSSHKey(key) {
+			errs.add(joinIndex("spec.rescue.authorized_keys", i), "not an OpenSSH public key such as `ssh-ed25519 AAAA… name`")
+		}
+	}
 	macs, addresses := map[machine.MAC]string{}, map[netip.Addr]string{}
 	for i, nic := range s.GetInterfaces() {
 		checkInterface(joinIndex("spec.interfaces", i), nic, macs, addresses, errs)
@@ -174,6 +181,9 @@ func Claims(m *pb.Machine) []Claim {
 	}
 	if s.GetSerial() != "" {
 		out = append(out, Claim{"spec.serial", "serial=" + s.GetSerial()})
+	}
+	if a := s.GetBmc().GetAddress(); a != "" {
+		out = append(out, Claim{"spec.bmc.address", "bmc=" + strings.ToLower(a)})
 	}
 	for i, nic := range s.GetInterfaces() {
 		path := joinIndex("spec.interfaces", i)

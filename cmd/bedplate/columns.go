@@ -61,6 +61,12 @@ func (a *app) kindColumns(kind resource.Kind) (narrow, wide []column) {
 	switch kind.Name {
 	case "Machine":
 		return machineColumns()
+	case "Pool":
+		return poolColumns()
+	case "Rule":
+		return ruleColumns()
+	case "Job":
+		return a.jobColumns()
 	case "Network":
 		return networkColumns()
 	case "Image":

@@ -3294,6 +3294,59 @@ func (x *ApproveWorkflowRequest) GetReject() bool {
 	return false
 }
 
+type ReinstallInstanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Makes the call idempotent: reinstall only if it was asked for this often before; absent: in any case.
+	Reinstalls    *uint32 `protobuf:"varint,2,opt,name=reinstalls,proto3,oneof" json:"reinstalls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReinstallInstanceRequest) Reset() {
+	*x = ReinstallInstanceRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReinstallInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReinstallInstanceRequest) ProtoMessage() {}
+
+func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReinstallInstanceRequest.ProtoReflect.Descriptor instead.
+func (*ReinstallInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ReinstallInstanceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReinstallInstanceRequest) GetReinstalls() uint32 {
+	if x != nil && x.Reinstalls != nil {
+		return *x.Reinstalls
+	}
+	return 0
+}
+
 type GetInstanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3303,7 +3356,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3368,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3381,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetInstanceRequest) GetName() string {
@@ -3351,7 +3404,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3363,7 +3416,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3376,7 +3429,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListInstancesRequest) GetPageSize() int32 {
@@ -3413,7 +3466,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3478,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3491,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3475,7 +3528,7 @@ type CreateInstanceRequest struct {
 
 func (x *CreateInstanceRequest) Reset() {
 	*x = CreateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3540,7 @@ func (x *CreateInstanceRequest) String() string {
 func (*CreateInstanceRequest) ProtoMessage() {}
 
 func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3553,7 @@ func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*CreateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CreateInstanceRequest) GetInstance() *Instance {
@@ -3536,7 +3589,7 @@ type UpdateInstanceRequest struct {
 
 func (x *UpdateInstanceRequest) Reset() {
 	*x = UpdateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3548,7 +3601,7 @@ func (x *UpdateInstanceRequest) String() string {
 func (*UpdateInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3561,7 +3614,7 @@ func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *UpdateInstanceRequest) GetInstance() *Instance {
@@ -3596,7 +3649,7 @@ type DeleteInstanceRequest struct {
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +3661,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +3674,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -3651,7 +3704,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3663,7 +3716,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3676,7 +3729,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WatchInstancesRequest) GetName() string {
@@ -3711,7 +3764,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3776,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3789,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchInstancesResponse) GetType() ChangeType {
@@ -3769,7 +3822,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3781,7 +3834,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3794,7 +3847,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetTokenRequest) GetName() string {
@@ -3817,7 +3870,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3882,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3895,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -3879,7 +3932,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +3944,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +3957,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -3941,7 +3994,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3953,7 +4006,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3966,7 +4019,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -4002,7 +4055,7 @@ type UpdateTokenRequest struct {
 
 func (x *UpdateTokenRequest) Reset() {
 	*x = UpdateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4014,7 +4067,7 @@ func (x *UpdateTokenRequest) String() string {
 func (*UpdateTokenRequest) ProtoMessage() {}
 
 func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4027,7 +4080,7 @@ func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTokenRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UpdateTokenRequest) GetToken() *Token {
@@ -4062,7 +4115,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4127,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4140,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DeleteTokenRequest) GetName() string {
@@ -4117,7 +4170,7 @@ type WatchTokensRequest struct {
 
 func (x *WatchTokensRequest) Reset() {
 	*x = WatchTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4129,7 +4182,7 @@ func (x *WatchTokensRequest) String() string {
 func (*WatchTokensRequest) ProtoMessage() {}
 
 func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4142,7 +4195,7 @@ func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WatchTokensRequest) GetName() string {
@@ -4177,7 +4230,7 @@ type WatchTokensResponse struct {
 
 func (x *WatchTokensResponse) Reset() {
 	*x = WatchTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4189,7 +4242,7 @@ func (x *WatchTokensResponse) String() string {
 func (*WatchTokensResponse) ProtoMessage() {}
 
 func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4202,7 +4255,7 @@ func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensResponse.ProtoReflect.Descriptor instead.
 func (*WatchTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchTokensResponse) GetType() ChangeType {
@@ -4235,7 +4288,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4247,7 +4300,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4260,7 +4313,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -4283,7 +4336,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4295,7 +4348,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4308,7 +4361,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -4345,7 +4398,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4357,7 +4410,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4370,7 +4423,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -4407,7 +4460,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4419,7 +4472,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4432,7 +4485,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CreateSecretRequest) GetSecret() *Secret {
@@ -4468,7 +4521,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4480,7 +4533,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4493,7 +4546,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *UpdateSecretRequest) GetSecret() *Secret {
@@ -4528,7 +4581,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4540,7 +4593,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4553,7 +4606,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -4583,7 +4636,7 @@ type WatchSecretsRequest struct {
 
 func (x *WatchSecretsRequest) Reset() {
 	*x = WatchSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4595,7 +4648,7 @@ func (x *WatchSecretsRequest) String() string {
 func (*WatchSecretsRequest) ProtoMessage() {}
 
 func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4608,7 +4661,7 @@ func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WatchSecretsRequest) GetName() string {
@@ -4643,7 +4696,7 @@ type WatchSecretsResponse struct {
 
 func (x *WatchSecretsResponse) Reset() {
 	*x = WatchSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4655,7 +4708,7 @@ func (x *WatchSecretsResponse) String() string {
 func (*WatchSecretsResponse) ProtoMessage() {}
 
 func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4668,7 +4721,7 @@ func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *WatchSecretsResponse) GetType() ChangeType {
@@ -4703,7 +4756,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4715,7 +4768,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4728,7 +4781,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -4741,6 +4794,1457 @@ func (x *CreateTokenResponse) GetToken() *Token {
 func (x *CreateTokenResponse) GetSecret() string {
 	if x != nil {
 		return x.Secret
+	}
+	return ""
+}
+
+type GetPoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPoolRequest) Reset() {
+	*x = GetPoolRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPoolRequest) ProtoMessage() {}
+
+func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
+func (*GetPoolRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *GetPoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListPoolsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1000; 0: 100.
+	PageSize  int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Such as `rack=r1,role!=worker,zone`.
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolsRequest) Reset() {
+	*x = ListPoolsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolsRequest) ProtoMessage() {}
+
+func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
+func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *ListPoolsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPoolsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListPoolsRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+type ListPoolsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pools []*Pool                `protobuf:"bytes,1,rep,name=pools,proto3" json:"pools,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Revision that the page was read at; a watch can start from it.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListPoolsResponse) Reset() {
+	*x = ListPoolsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolsResponse) ProtoMessage() {}
+
+func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
+func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *ListPoolsResponse) GetPools() []*Pool {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *ListPoolsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListPoolsResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type CreatePoolRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pool  *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Check, but change nothing.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Makes the call idempotent for an hour: a second call with the same one returns the first one's result.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatePoolRequest) Reset() {
+	*x = CreatePoolRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePoolRequest) ProtoMessage() {}
+
+func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
+func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *CreatePoolRequest) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *CreatePoolRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CreatePoolRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdatePoolRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Pool   *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	DryRun bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Create it if it isn't there.
+	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdatePoolRequest) Reset() {
+	*x = UpdatePoolRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdatePoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdatePoolRequest) ProtoMessage() {}
+
+func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
+func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *UpdatePoolRequest) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *UpdatePoolRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *UpdatePoolRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeletePoolRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Delete only if this is still its version; 0: whatever is there.
+	ResourceVersion int64 `protobuf:"varint,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeletePoolRequest) Reset() {
+	*x = DeletePoolRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletePoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletePoolRequest) ProtoMessage() {}
+
+func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
+func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *DeletePoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeletePoolRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchPoolsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One resource by name; empty: all.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,2,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Changes after this revision; 0: first what is there.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchPoolsRequest) Reset() {
+	*x = WatchPoolsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPoolsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPoolsRequest) ProtoMessage() {}
+
+func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPoolsRequest.ProtoReflect.Descriptor instead.
+func (*WatchPoolsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *WatchPoolsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchPoolsRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *WatchPoolsRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchPoolsResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Type            ChangeType             `protobuf:"varint,1,opt,name=type,proto3,enum=bedplate.v1.ChangeType" json:"type,omitempty"`
+	Pool            *Pool                  `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	ResourceVersion int64                  `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchPoolsResponse) Reset() {
+	*x = WatchPoolsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPoolsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPoolsResponse) ProtoMessage() {}
+
+func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPoolsResponse.ProtoReflect.Descriptor instead.
+func (*WatchPoolsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *WatchPoolsResponse) GetType() ChangeType {
+	if x != nil {
+		return x.Type
+	}
+	return ChangeType_CHANGE_TYPE_UNSPECIFIED
+}
+
+func (x *WatchPoolsResponse) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *WatchPoolsResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type GetRuleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRuleRequest) Reset() {
+	*x = GetRuleRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRuleRequest) ProtoMessage() {}
+
+func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
+func (*GetRuleRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *GetRuleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListRulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1000; 0: 100.
+	PageSize  int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Such as `rack=r1,role!=worker,zone`.
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRulesRequest) Reset() {
+	*x = ListRulesRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRulesRequest) ProtoMessage() {}
+
+func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
+func (*ListRulesRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *ListRulesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRulesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRulesRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+type ListRulesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rules []*Rule                `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Revision that the page was read at; a watch can start from it.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListRulesResponse) Reset() {
+	*x = ListRulesResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRulesResponse) ProtoMessage() {}
+
+func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
+func (*ListRulesResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *ListRulesResponse) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *ListRulesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListRulesResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type CreateRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rule  *Rule                  `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Check, but change nothing.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Makes the call idempotent for an hour: a second call with the same one returns the first one's result.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateRuleRequest) Reset() {
+	*x = CreateRuleRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateRuleRequest) ProtoMessage() {}
+
+func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
+func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *CreateRuleRequest) GetRule() *Rule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *CreateRuleRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CreateRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdateRuleRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Rule   *Rule                  `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	DryRun bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Create it if it isn't there.
+	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRuleRequest) Reset() {
+	*x = UpdateRuleRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRuleRequest) ProtoMessage() {}
+
+func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *UpdateRuleRequest) GetRule() *Rule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *UpdateRuleRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *UpdateRuleRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeleteRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Delete only if this is still its version; 0: whatever is there.
+	ResourceVersion int64 `protobuf:"varint,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeleteRuleRequest) Reset() {
+	*x = DeleteRuleRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRuleRequest) ProtoMessage() {}
+
+func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *DeleteRuleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteRuleRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchRulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One resource by name; empty: all.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,2,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Changes after this revision; 0: first what is there.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchRulesRequest) Reset() {
+	*x = WatchRulesRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRulesRequest) ProtoMessage() {}
+
+func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
+func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *WatchRulesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchRulesRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *WatchRulesRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchRulesResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Type            ChangeType             `protobuf:"varint,1,opt,name=type,proto3,enum=bedplate.v1.ChangeType" json:"type,omitempty"`
+	Rule            *Rule                  `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	ResourceVersion int64                  `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchRulesResponse) Reset() {
+	*x = WatchRulesResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRulesResponse) ProtoMessage() {}
+
+func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
+func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *WatchRulesResponse) GetType() ChangeType {
+	if x != nil {
+		return x.Type
+	}
+	return ChangeType_CHANGE_TYPE_UNSPECIFIED
+}
+
+func (x *WatchRulesResponse) GetRule() *Rule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+func (x *WatchRulesResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type GetJobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobRequest) Reset() {
+	*x = GetJobRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobRequest) ProtoMessage() {}
+
+func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
+func (*GetJobRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *GetJobRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListJobsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1000; 0: 100.
+	PageSize  int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Such as `rack=r1,role!=worker,zone`.
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsRequest) Reset() {
+	*x = ListJobsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsRequest) ProtoMessage() {}
+
+func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListJobsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *ListJobsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListJobsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+type ListJobsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Jobs  []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Revision that the page was read at; a watch can start from it.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListJobsResponse) Reset() {
+	*x = ListJobsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsResponse) ProtoMessage() {}
+
+func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListJobsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *ListJobsResponse) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *ListJobsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListJobsResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type CreateJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Job   *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// Check, but change nothing.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Makes the call idempotent for an hour: a second call with the same one returns the first one's result.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJobRequest) Reset() {
+	*x = CreateJobRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJobRequest) ProtoMessage() {}
+
+func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
+func (*CreateJobRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *CreateJobRequest) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *CreateJobRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CreateJobRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdateJobRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Job    *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	DryRun bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Create it if it isn't there.
+	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateJobRequest) Reset() {
+	*x = UpdateJobRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateJobRequest) ProtoMessage() {}
+
+func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
+func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *UpdateJobRequest) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *UpdateJobRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *UpdateJobRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeleteJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Delete only if this is still its version; 0: whatever is there.
+	ResourceVersion int64 `protobuf:"varint,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeleteJobRequest) Reset() {
+	*x = DeleteJobRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJobRequest) ProtoMessage() {}
+
+func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
+func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *DeleteJobRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteJobRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchJobsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One resource by name; empty: all.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,2,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Changes after this revision; 0: first what is there.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchJobsRequest) Reset() {
+	*x = WatchJobsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobsRequest) ProtoMessage() {}
+
+func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
+func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *WatchJobsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchJobsRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *WatchJobsRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchJobsResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Type            ChangeType             `protobuf:"varint,1,opt,name=type,proto3,enum=bedplate.v1.ChangeType" json:"type,omitempty"`
+	Job             *Job                   `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
+	ResourceVersion int64                  `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchJobsResponse) Reset() {
+	*x = WatchJobsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobsResponse) ProtoMessage() {}
+
+func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
+func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *WatchJobsResponse) GetType() ChangeType {
+	if x != nil {
+		return x.Type
+	}
+	return ChangeType_CHANGE_TYPE_UNSPECIFIED
+}
+
+func (x *WatchJobsResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *WatchJobsResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type CancelJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelJobRequest) Reset() {
+	*x = CancelJobRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelJobRequest) ProtoMessage() {}
+
+func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
+func (*CancelJobRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *CancelJobRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CancelJobRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -4758,7 +6262,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4770,7 +6274,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4783,7 +6287,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -4824,7 +6328,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4836,7 +6340,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4849,7 +6353,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -4876,7 +6380,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4888,7 +6392,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4901,7 +6405,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -4927,7 +6431,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +6443,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4952,7 +6456,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -4970,7 +6474,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4982,7 +6486,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4995,7 +6499,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
 }
 
 type GetServerInfoResponse struct {
@@ -5011,7 +6515,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5023,7 +6527,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5036,7 +6540,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -5071,7 +6575,7 @@ var File_bedplate_v1_api_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"'\n" +
+	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"'\n" +
 	"\x11GetMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"x\n" +
 	"\x13ListMachinesRequest\x12\x1b\n" +
@@ -5281,7 +6785,13 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x16ApproveWorkflowRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x16\n" +
-	"\x06reject\x18\x03 \x01(\bR\x06reject\"(\n" +
+	"\x06reject\x18\x03 \x01(\bR\x06reject\"b\n" +
+	"\x18ReinstallInstanceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\n" +
+	"reinstalls\x18\x02 \x01(\rH\x00R\n" +
+	"reinstalls\x88\x01\x01B\r\n" +
+	"\v_reinstalls\"(\n" +
 	"\x12GetInstanceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"y\n" +
 	"\x14ListInstancesRequest\x12\x1b\n" +
@@ -5377,7 +6887,103 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"W\n" +
 	"\x13CreateTokenResponse\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.bedplate.v1.TokenR\x05token\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x95\x01\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"$\n" +
+	"\x0eGetPoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"u\n" +
+	"\x10ListPoolsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\"\x8f\x01\n" +
+	"\x11ListPoolsResponse\x12'\n" +
+	"\x05pools\x18\x01 \x03(\v2\x11.bedplate.v1.PoolR\x05pools\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"r\n" +
+	"\x11CreatePoolRequest\x12%\n" +
+	"\x04pool\x18\x01 \x01(\v2\x11.bedplate.v1.PoolR\x04pool\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"x\n" +
+	"\x11UpdatePoolRequest\x12%\n" +
+	"\x04pool\x18\x01 \x01(\v2\x11.bedplate.v1.PoolR\x04pool\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"R\n" +
+	"\x11DeletePoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10resource_version\x18\x02 \x01(\x03R\x0fresourceVersion\"y\n" +
+	"\x11WatchPoolsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x02 \x01(\tR\rlabelSelector\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"\x93\x01\n" +
+	"\x12WatchPoolsResponse\x12+\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x17.bedplate.v1.ChangeTypeR\x04type\x12%\n" +
+	"\x04pool\x18\x02 \x01(\v2\x11.bedplate.v1.PoolR\x04pool\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"$\n" +
+	"\x0eGetRuleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"u\n" +
+	"\x10ListRulesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\"\x8f\x01\n" +
+	"\x11ListRulesResponse\x12'\n" +
+	"\x05rules\x18\x01 \x03(\v2\x11.bedplate.v1.RuleR\x05rules\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"r\n" +
+	"\x11CreateRuleRequest\x12%\n" +
+	"\x04rule\x18\x01 \x01(\v2\x11.bedplate.v1.RuleR\x04rule\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"x\n" +
+	"\x11UpdateRuleRequest\x12%\n" +
+	"\x04rule\x18\x01 \x01(\v2\x11.bedplate.v1.RuleR\x04rule\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"R\n" +
+	"\x11DeleteRuleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10resource_version\x18\x02 \x01(\x03R\x0fresourceVersion\"y\n" +
+	"\x11WatchRulesRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x02 \x01(\tR\rlabelSelector\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"\x93\x01\n" +
+	"\x12WatchRulesResponse\x12+\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x17.bedplate.v1.ChangeTypeR\x04type\x12%\n" +
+	"\x04rule\x18\x02 \x01(\v2\x11.bedplate.v1.RuleR\x04rule\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"#\n" +
+	"\rGetJobRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"t\n" +
+	"\x0fListJobsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\"\x8b\x01\n" +
+	"\x10ListJobsResponse\x12$\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x10.bedplate.v1.JobR\x04jobs\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"n\n" +
+	"\x10CreateJobRequest\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.bedplate.v1.JobR\x03job\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"t\n" +
+	"\x10UpdateJobRequest\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.bedplate.v1.JobR\x03job\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"Q\n" +
+	"\x10DeleteJobRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10resource_version\x18\x02 \x01(\x03R\x0fresourceVersion\"x\n" +
+	"\x10WatchJobsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x02 \x01(\tR\rlabelSelector\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"\x8f\x01\n" +
+	"\x11WatchJobsResponse\x12+\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x17.bedplate.v1.ChangeTypeR\x04type\x12\"\n" +
+	"\x03job\x18\x02 \x01(\v2\x10.bedplate.v1.JobR\x03job\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\">\n" +
+	"\x10CancelJobRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x95\x01\n" +
 	"\x11ListEventsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -5446,14 +7052,15 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x0eFollowWorkflow\x12\".bedplate.v1.FollowWorkflowRequest\x1a#.bedplate.v1.FollowWorkflowResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/workflows/{name}:follow0\x01\x12s\n" +
 	"\x0eCancelWorkflow\x12\".bedplate.v1.CancelWorkflowRequest\x1a\x15.bedplate.v1.Workflow\"&\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/v1/workflows/{name}:cancel\x12p\n" +
 	"\rRetryWorkflow\x12!.bedplate.v1.RetryWorkflowRequest\x1a\x15.bedplate.v1.Workflow\"%\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/workflows/{name}:retry\x12v\n" +
-	"\x0fApproveWorkflow\x12#.bedplate.v1.ApproveWorkflowRequest\x1a\x15.bedplate.v1.Workflow\"'\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/v1/workflows/{name}:approve2\xc1\x05\n" +
+	"\x0fApproveWorkflow\x12#.bedplate.v1.ApproveWorkflowRequest\x1a\x15.bedplate.v1.Workflow\"'\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/v1/workflows/{name}:approve2\xbf\x06\n" +
 	"\x0fInstanceService\x12c\n" +
 	"\vGetInstance\x12\x1f.bedplate.v1.GetInstanceRequest\x1a\x15.bedplate.v1.Instance\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/instances/{name}\x12m\n" +
 	"\rListInstances\x12!.bedplate.v1.ListInstancesRequest\x1a\".bedplate.v1.ListInstancesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/instances\x12l\n" +
 	"\x0eCreateInstance\x12\".bedplate.v1.CreateInstanceRequest\x1a\x15.bedplate.v1.Instance\"\x1f\x82\xd3\xe4\x93\x02\x19:\binstance\"\r/v1/instances\x12\x85\x01\n" +
 	"\x0eUpdateInstance\x12\".bedplate.v1.UpdateInstanceRequest\x1a\x15.bedplate.v1.Instance\"8\x82\xd3\xe4\x93\x022:\binstance\x1a&/v1/instances/{instance.metadata.name}\x12j\n" +
 	"\x0eDeleteInstance\x12\".bedplate.v1.DeleteInstanceRequest\x1a\x16.google.protobuf.Empty\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/v1/instances/{name}\x12x\n" +
-	"\x0eWatchInstances\x12\".bedplate.v1.WatchInstancesRequest\x1a#.bedplate.v1.WatchInstancesResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/instances:watch0\x012\xfd\x04\n" +
+	"\x0eWatchInstances\x12\".bedplate.v1.WatchInstancesRequest\x1a#.bedplate.v1.WatchInstancesResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/instances:watch0\x01\x12|\n" +
+	"\x11ReinstallInstance\x12%.bedplate.v1.ReinstallInstanceRequest\x1a\x15.bedplate.v1.Instance\")\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/instances/{name}:reinstall2\xfd\x04\n" +
 	"\fTokenService\x12W\n" +
 	"\bGetToken\x12\x1c.bedplate.v1.GetTokenRequest\x1a\x12.bedplate.v1.Token\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/tokens/{name}\x12a\n" +
 	"\n" +
@@ -5470,7 +7077,39 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\fCreateSecret\x12 .bedplate.v1.CreateSecretRequest\x1a\x13.bedplate.v1.Secret\"\x1b\x82\xd3\xe4\x93\x02\x15:\x06secret\"\v/v1/secrets\x12y\n" +
 	"\fUpdateSecret\x12 .bedplate.v1.UpdateSecretRequest\x1a\x13.bedplate.v1.Secret\"2\x82\xd3\xe4\x93\x02,:\x06secret\x1a\"/v1/secrets/{secret.metadata.name}\x12d\n" +
 	"\fDeleteSecret\x12 .bedplate.v1.DeleteSecretRequest\x1a\x16.google.protobuf.Empty\"\x1a\x82\xd3\xe4\x93\x02\x14*\x12/v1/secrets/{name}\x12p\n" +
-	"\fWatchSecrets\x12 .bedplate.v1.WatchSecretsRequest\x1a!.bedplate.v1.WatchSecretsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/secrets:watch0\x012\xdf\x01\n" +
+	"\fWatchSecrets\x12 .bedplate.v1.WatchSecretsRequest\x1a!.bedplate.v1.WatchSecretsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/secrets:watch0\x012\xd4\x04\n" +
+	"\vPoolService\x12S\n" +
+	"\aGetPool\x12\x1b.bedplate.v1.GetPoolRequest\x1a\x11.bedplate.v1.Pool\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/pools/{name}\x12]\n" +
+	"\tListPools\x12\x1d.bedplate.v1.ListPoolsRequest\x1a\x1e.bedplate.v1.ListPoolsResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/pools\x12X\n" +
+	"\n" +
+	"CreatePool\x12\x1e.bedplate.v1.CreatePoolRequest\x1a\x11.bedplate.v1.Pool\"\x17\x82\xd3\xe4\x93\x02\x11:\x04pool\"\t/v1/pools\x12m\n" +
+	"\n" +
+	"UpdatePool\x12\x1e.bedplate.v1.UpdatePoolRequest\x1a\x11.bedplate.v1.Pool\",\x82\xd3\xe4\x93\x02&:\x04pool\x1a\x1e/v1/pools/{pool.metadata.name}\x12^\n" +
+	"\n" +
+	"DeletePool\x12\x1e.bedplate.v1.DeletePoolRequest\x1a\x16.google.protobuf.Empty\"\x18\x82\xd3\xe4\x93\x02\x12*\x10/v1/pools/{name}\x12h\n" +
+	"\n" +
+	"WatchPools\x12\x1e.bedplate.v1.WatchPoolsRequest\x1a\x1f.bedplate.v1.WatchPoolsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/pools:watch0\x012\xd4\x04\n" +
+	"\vRuleService\x12S\n" +
+	"\aGetRule\x12\x1b.bedplate.v1.GetRuleRequest\x1a\x11.bedplate.v1.Rule\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/rules/{name}\x12]\n" +
+	"\tListRules\x12\x1d.bedplate.v1.ListRulesRequest\x1a\x1e.bedplate.v1.ListRulesResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/rules\x12X\n" +
+	"\n" +
+	"CreateRule\x12\x1e.bedplate.v1.CreateRuleRequest\x1a\x11.bedplate.v1.Rule\"\x17\x82\xd3\xe4\x93\x02\x11:\x04rule\"\t/v1/rules\x12m\n" +
+	"\n" +
+	"UpdateRule\x12\x1e.bedplate.v1.UpdateRuleRequest\x1a\x11.bedplate.v1.Rule\",\x82\xd3\xe4\x93\x02&:\x04rule\x1a\x1e/v1/rules/{rule.metadata.name}\x12^\n" +
+	"\n" +
+	"DeleteRule\x12\x1e.bedplate.v1.DeleteRuleRequest\x1a\x16.google.protobuf.Empty\"\x18\x82\xd3\xe4\x93\x02\x12*\x10/v1/rules/{name}\x12h\n" +
+	"\n" +
+	"WatchRules\x12\x1e.bedplate.v1.WatchRulesRequest\x1a\x1f.bedplate.v1.WatchRulesResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/rules:watch0\x012\x9a\x05\n" +
+	"\n" +
+	"JobService\x12O\n" +
+	"\x06GetJob\x12\x1a.bedplate.v1.GetJobRequest\x1a\x10.bedplate.v1.Job\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/jobs/{name}\x12Y\n" +
+	"\bListJobs\x12\x1c.bedplate.v1.ListJobsRequest\x1a\x1d.bedplate.v1.ListJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
+	"\x12\b/v1/jobs\x12S\n" +
+	"\tCreateJob\x12\x1d.bedplate.v1.CreateJobRequest\x1a\x10.bedplate.v1.Job\"\x15\x82\xd3\xe4\x93\x02\x0f:\x03job\"\b/v1/jobs\x12g\n" +
+	"\tUpdateJob\x12\x1d.bedplate.v1.UpdateJobRequest\x1a\x10.bedplate.v1.Job\")\x82\xd3\xe4\x93\x02#:\x03job\x1a\x1c/v1/jobs/{job.metadata.name}\x12[\n" +
+	"\tDeleteJob\x12\x1d.bedplate.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\"\x17\x82\xd3\xe4\x93\x02\x11*\x0f/v1/jobs/{name}\x12d\n" +
+	"\tWatchJobs\x12\x1d.bedplate.v1.WatchJobsRequest\x1a\x1e.bedplate.v1.WatchJobsResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/jobs:watch0\x01\x12_\n" +
+	"\tCancelJob\x12\x1d.bedplate.v1.CancelJobRequest\x1a\x10.bedplate.v1.Job\"!\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/jobs/{name}:cancel2\xdf\x01\n" +
 	"\fEventService\x12a\n" +
 	"\n" +
 	"ListEvents\x12\x1e.bedplate.v1.ListEventsRequest\x1a\x1f.bedplate.v1.ListEventsResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
@@ -5492,7 +7131,7 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 112)
 var file_bedplate_v1_api_proto_goTypes = []any{
 	(*GetMachineRequest)(nil),          // 0: bedplate.v1.GetMachineRequest
 	(*ListMachinesRequest)(nil),        // 1: bedplate.v1.ListMachinesRequest
@@ -5549,238 +7188,322 @@ var file_bedplate_v1_api_proto_goTypes = []any{
 	(*CancelWorkflowRequest)(nil),      // 52: bedplate.v1.CancelWorkflowRequest
 	(*RetryWorkflowRequest)(nil),       // 53: bedplate.v1.RetryWorkflowRequest
 	(*ApproveWorkflowRequest)(nil),     // 54: bedplate.v1.ApproveWorkflowRequest
-	(*GetInstanceRequest)(nil),         // 55: bedplate.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),       // 56: bedplate.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),      // 57: bedplate.v1.ListInstancesResponse
-	(*CreateInstanceRequest)(nil),      // 58: bedplate.v1.CreateInstanceRequest
-	(*UpdateInstanceRequest)(nil),      // 59: bedplate.v1.UpdateInstanceRequest
-	(*DeleteInstanceRequest)(nil),      // 60: bedplate.v1.DeleteInstanceRequest
-	(*WatchInstancesRequest)(nil),      // 61: bedplate.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),     // 62: bedplate.v1.WatchInstancesResponse
-	(*GetTokenRequest)(nil),            // 63: bedplate.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),          // 64: bedplate.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 65: bedplate.v1.ListTokensResponse
-	(*CreateTokenRequest)(nil),         // 66: bedplate.v1.CreateTokenRequest
-	(*UpdateTokenRequest)(nil),         // 67: bedplate.v1.UpdateTokenRequest
-	(*DeleteTokenRequest)(nil),         // 68: bedplate.v1.DeleteTokenRequest
-	(*WatchTokensRequest)(nil),         // 69: bedplate.v1.WatchTokensRequest
-	(*WatchTokensResponse)(nil),        // 70: bedplate.v1.WatchTokensResponse
-	(*GetSecretRequest)(nil),           // 71: bedplate.v1.GetSecretRequest
-	(*ListSecretsRequest)(nil),         // 72: bedplate.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),        // 73: bedplate.v1.ListSecretsResponse
-	(*CreateSecretRequest)(nil),        // 74: bedplate.v1.CreateSecretRequest
-	(*UpdateSecretRequest)(nil),        // 75: bedplate.v1.UpdateSecretRequest
-	(*DeleteSecretRequest)(nil),        // 76: bedplate.v1.DeleteSecretRequest
-	(*WatchSecretsRequest)(nil),        // 77: bedplate.v1.WatchSecretsRequest
-	(*WatchSecretsResponse)(nil),       // 78: bedplate.v1.WatchSecretsResponse
-	(*CreateTokenResponse)(nil),        // 79: bedplate.v1.CreateTokenResponse
-	(*ListEventsRequest)(nil),          // 80: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),         // 81: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),         // 82: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),        // 83: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),       // 84: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),      // 85: bedplate.v1.GetServerInfoResponse
-	(*Machine)(nil),                    // 86: bedplate.v1.Machine
-	(ChangeType)(0),                    // 87: bedplate.v1.ChangeType
-	(*timestamppb.Timestamp)(nil),      // 88: google.protobuf.Timestamp
-	(*Sighting)(nil),                   // 89: bedplate.v1.Sighting
-	(*Phase)(nil),                      // 90: bedplate.v1.Phase
-	(*Network)(nil),                    // 91: bedplate.v1.Network
-	(*Image)(nil),                      // 92: bedplate.v1.Image
-	(*Template)(nil),                   // 93: bedplate.v1.Template
-	(*Workflow)(nil),                   // 94: bedplate.v1.Workflow
-	(*LogLine)(nil),                    // 95: bedplate.v1.LogLine
-	(*Progress)(nil),                   // 96: bedplate.v1.Progress
-	(*Instance)(nil),                   // 97: bedplate.v1.Instance
-	(*Token)(nil),                      // 98: bedplate.v1.Token
-	(*Secret)(nil),                     // 99: bedplate.v1.Secret
-	(*Event)(nil),                      // 100: bedplate.v1.Event
-	(Role)(0),                          // 101: bedplate.v1.Role
-	(*emptypb.Empty)(nil),              // 102: google.protobuf.Empty
+	(*ReinstallInstanceRequest)(nil),   // 55: bedplate.v1.ReinstallInstanceRequest
+	(*GetInstanceRequest)(nil),         // 56: bedplate.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),       // 57: bedplate.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),      // 58: bedplate.v1.ListInstancesResponse
+	(*CreateInstanceRequest)(nil),      // 59: bedplate.v1.CreateInstanceRequest
+	(*UpdateInstanceRequest)(nil),      // 60: bedplate.v1.UpdateInstanceRequest
+	(*DeleteInstanceRequest)(nil),      // 61: bedplate.v1.DeleteInstanceRequest
+	(*WatchInstancesRequest)(nil),      // 62: bedplate.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),     // 63: bedplate.v1.WatchInstancesResponse
+	(*GetTokenRequest)(nil),            // 64: bedplate.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),          // 65: bedplate.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 66: bedplate.v1.ListTokensResponse
+	(*CreateTokenRequest)(nil),         // 67: bedplate.v1.CreateTokenRequest
+	(*UpdateTokenRequest)(nil),         // 68: bedplate.v1.UpdateTokenRequest
+	(*DeleteTokenRequest)(nil),         // 69: bedplate.v1.DeleteTokenRequest
+	(*WatchTokensRequest)(nil),         // 70: bedplate.v1.WatchTokensRequest
+	(*WatchTokensResponse)(nil),        // 71: bedplate.v1.WatchTokensResponse
+	(*GetSecretRequest)(nil),           // 72: bedplate.v1.GetSecretRequest
+	(*ListSecretsRequest)(nil),         // 73: bedplate.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),        // 74: bedplate.v1.ListSecretsResponse
+	(*CreateSecretRequest)(nil),        // 75: bedplate.v1.CreateSecretRequest
+	(*UpdateSecretRequest)(nil),        // 76: bedplate.v1.UpdateSecretRequest
+	(*DeleteSecretRequest)(nil),        // 77: bedplate.v1.DeleteSecretRequest
+	(*WatchSecretsRequest)(nil),        // 78: bedplate.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil),       // 79: bedplate.v1.WatchSecretsResponse
+	(*CreateTokenResponse)(nil),        // 80: bedplate.v1.CreateTokenResponse
+	(*GetPoolRequest)(nil),             // 81: bedplate.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),           // 82: bedplate.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),          // 83: bedplate.v1.ListPoolsResponse
+	(*CreatePoolRequest)(nil),          // 84: bedplate.v1.CreatePoolRequest
+	(*UpdatePoolRequest)(nil),          // 85: bedplate.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),          // 86: bedplate.v1.DeletePoolRequest
+	(*WatchPoolsRequest)(nil),          // 87: bedplate.v1.WatchPoolsRequest
+	(*WatchPoolsResponse)(nil),         // 88: bedplate.v1.WatchPoolsResponse
+	(*GetRuleRequest)(nil),             // 89: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),           // 90: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),          // 91: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),          // 92: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),          // 93: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),          // 94: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),          // 95: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),         // 96: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),              // 97: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),            // 98: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),           // 99: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),           // 100: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),           // 101: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),           // 102: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),           // 103: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),          // 104: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),           // 105: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),          // 106: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),         // 107: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),         // 108: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),        // 109: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),       // 110: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),      // 111: bedplate.v1.GetServerInfoResponse
+	(*Machine)(nil),                    // 112: bedplate.v1.Machine
+	(ChangeType)(0),                    // 113: bedplate.v1.ChangeType
+	(*timestamppb.Timestamp)(nil),      // 114: google.protobuf.Timestamp
+	(*Sighting)(nil),                   // 115: bedplate.v1.Sighting
+	(*Phase)(nil),                      // 116: bedplate.v1.Phase
+	(*Network)(nil),                    // 117: bedplate.v1.Network
+	(*Image)(nil),                      // 118: bedplate.v1.Image
+	(*Template)(nil),                   // 119: bedplate.v1.Template
+	(*Workflow)(nil),                   // 120: bedplate.v1.Workflow
+	(*LogLine)(nil),                    // 121: bedplate.v1.LogLine
+	(*Progress)(nil),                   // 122: bedplate.v1.Progress
+	(*Instance)(nil),                   // 123: bedplate.v1.Instance
+	(*Token)(nil),                      // 124: bedplate.v1.Token
+	(*Secret)(nil),                     // 125: bedplate.v1.Secret
+	(*Pool)(nil),                       // 126: bedplate.v1.Pool
+	(*Rule)(nil),                       // 127: bedplate.v1.Rule
+	(*Job)(nil),                        // 128: bedplate.v1.Job
+	(*Event)(nil),                      // 129: bedplate.v1.Event
+	(Role)(0),                          // 130: bedplate.v1.Role
+	(*emptypb.Empty)(nil),              // 131: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	86,  // 0: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	86,  // 1: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	86,  // 2: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	87,  // 3: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	86,  // 4: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	86,  // 5: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	88,  // 6: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	88,  // 7: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	89,  // 8: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	86,  // 9: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	89,  // 10: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	90,  // 11: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	90,  // 12: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	91,  // 13: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	91,  // 14: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	91,  // 15: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	87,  // 16: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	91,  // 17: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	92,  // 18: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	92,  // 19: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	92,  // 20: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	87,  // 21: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	92,  // 22: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	112, // 0: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	112, // 1: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	112, // 2: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	113, // 3: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	112, // 4: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	112, // 5: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	114, // 6: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	114, // 7: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	115, // 8: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	112, // 9: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	115, // 10: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	116, // 11: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	116, // 12: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	117, // 13: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	117, // 14: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	117, // 15: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	113, // 16: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	117, // 17: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	118, // 18: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	118, // 19: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	118, // 20: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	113, // 21: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	118, // 22: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
 	31,  // 23: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	92,  // 24: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	93,  // 25: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	93,  // 26: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	93,  // 27: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	87,  // 28: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	93,  // 29: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	94,  // 30: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	94,  // 31: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	94,  // 32: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	87,  // 33: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	94,  // 34: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	94,  // 35: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	95,  // 36: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	118, // 24: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	119, // 25: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	119, // 26: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	119, // 27: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	113, // 28: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	119, // 29: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	120, // 30: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	120, // 31: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	120, // 32: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	113, // 33: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	120, // 34: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	120, // 35: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	121, // 36: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
 	51,  // 37: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	96,  // 38: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	97,  // 39: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	97,  // 40: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	97,  // 41: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	87,  // 42: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	97,  // 43: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	98,  // 44: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	98,  // 45: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	98,  // 46: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	87,  // 47: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	98,  // 48: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	99,  // 49: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	99,  // 50: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	99,  // 51: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	87,  // 52: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	99,  // 53: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	98,  // 54: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	100, // 55: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	100, // 56: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	101, // 57: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	88,  // 58: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	0,   // 59: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	1,   // 60: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	3,   // 61: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	4,   // 62: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	5,   // 63: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	6,   // 64: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	8,   // 65: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	12,  // 66: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	10,  // 67: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	14,  // 68: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	15,  // 69: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	17,  // 70: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	18,  // 71: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	19,  // 72: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	20,  // 73: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	22,  // 74: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	23,  // 75: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	25,  // 76: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	26,  // 77: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	27,  // 78: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	28,  // 79: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	30,  // 80: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	33,  // 81: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	34,  // 82: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	36,  // 83: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	37,  // 84: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	38,  // 85: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	39,  // 86: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	41,  // 87: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	42,  // 88: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	44,  // 89: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	45,  // 90: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	46,  // 91: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	47,  // 92: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	49,  // 93: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	52,  // 94: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	53,  // 95: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	54,  // 96: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	55,  // 97: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	56,  // 98: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	58,  // 99: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	59,  // 100: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	60,  // 101: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	61,  // 102: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	63,  // 103: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	64,  // 104: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	66,  // 105: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	67,  // 106: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	68,  // 107: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	69,  // 108: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	71,  // 109: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	72,  // 110: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	74,  // 111: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	75,  // 112: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	76,  // 113: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	77,  // 114: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	80,  // 115: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	82,  // 116: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	84,  // 117: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	86,  // 118: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	2,   // 119: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	86,  // 120: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	86,  // 121: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	102, // 122: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	7,   // 123: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	9,   // 124: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	13,  // 125: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	11,  // 126: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	91,  // 127: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	16,  // 128: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	91,  // 129: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	91,  // 130: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	102, // 131: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	21,  // 132: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	92,  // 133: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	24,  // 134: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	92,  // 135: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	92,  // 136: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	102, // 137: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	29,  // 138: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	32,  // 139: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	93,  // 140: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	35,  // 141: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	93,  // 142: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	93,  // 143: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	102, // 144: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	40,  // 145: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	94,  // 146: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	43,  // 147: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	94,  // 148: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	94,  // 149: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	102, // 150: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	48,  // 151: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	50,  // 152: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	94,  // 153: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	94,  // 154: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	94,  // 155: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	97,  // 156: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	57,  // 157: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	97,  // 158: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	97,  // 159: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	102, // 160: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	62,  // 161: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	98,  // 162: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	65,  // 163: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	79,  // 164: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	98,  // 165: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	102, // 166: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	70,  // 167: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	99,  // 168: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	73,  // 169: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	99,  // 170: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	99,  // 171: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	102, // 172: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	78,  // 173: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	81,  // 174: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	83,  // 175: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	85,  // 176: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	118, // [118:177] is the sub-list for method output_type
-	59,  // [59:118] is the sub-list for method input_type
-	59,  // [59:59] is the sub-list for extension type_name
-	59,  // [59:59] is the sub-list for extension extendee
-	0,   // [0:59] is the sub-list for field type_name
+	122, // 38: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	123, // 39: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	123, // 40: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	123, // 41: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	113, // 42: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	123, // 43: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	124, // 44: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	124, // 45: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	124, // 46: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	113, // 47: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	124, // 48: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	125, // 49: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	125, // 50: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	125, // 51: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	113, // 52: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	125, // 53: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	124, // 54: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	126, // 55: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	126, // 56: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	126, // 57: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	113, // 58: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	126, // 59: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	127, // 60: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	127, // 61: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	127, // 62: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	113, // 63: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	127, // 64: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	128, // 65: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	128, // 66: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	128, // 67: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	113, // 68: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	128, // 69: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	129, // 70: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	129, // 71: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	130, // 72: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	114, // 73: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	0,   // 74: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	1,   // 75: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	3,   // 76: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	4,   // 77: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	5,   // 78: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	6,   // 79: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	8,   // 80: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	12,  // 81: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	10,  // 82: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	14,  // 83: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	15,  // 84: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	17,  // 85: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	18,  // 86: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	19,  // 87: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	20,  // 88: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	22,  // 89: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	23,  // 90: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	25,  // 91: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	26,  // 92: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	27,  // 93: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	28,  // 94: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	30,  // 95: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	33,  // 96: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	34,  // 97: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	36,  // 98: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	37,  // 99: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	38,  // 100: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	39,  // 101: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	41,  // 102: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	42,  // 103: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	44,  // 104: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	45,  // 105: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	46,  // 106: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	47,  // 107: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	49,  // 108: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	52,  // 109: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	53,  // 110: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	54,  // 111: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	56,  // 112: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	57,  // 113: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	59,  // 114: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	60,  // 115: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	61,  // 116: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	62,  // 117: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	55,  // 118: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	64,  // 119: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	65,  // 120: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	67,  // 121: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	68,  // 122: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	69,  // 123: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	70,  // 124: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	72,  // 125: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	73,  // 126: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	75,  // 127: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	76,  // 128: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	77,  // 129: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	78,  // 130: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	81,  // 131: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	82,  // 132: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	84,  // 133: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	85,  // 134: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	86,  // 135: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	87,  // 136: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	89,  // 137: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	90,  // 138: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	92,  // 139: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	93,  // 140: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	94,  // 141: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	95,  // 142: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	97,  // 143: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	98,  // 144: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	100, // 145: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	101, // 146: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	102, // 147: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	103, // 148: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	105, // 149: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	106, // 150: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	108, // 151: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	110, // 152: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	112, // 153: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	2,   // 154: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	112, // 155: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	112, // 156: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	131, // 157: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	7,   // 158: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	9,   // 159: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	13,  // 160: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	11,  // 161: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	117, // 162: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	16,  // 163: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	117, // 164: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	117, // 165: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	131, // 166: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	21,  // 167: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	118, // 168: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	24,  // 169: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	118, // 170: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	118, // 171: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	131, // 172: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	29,  // 173: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	32,  // 174: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	119, // 175: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	35,  // 176: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	119, // 177: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	119, // 178: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	131, // 179: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	40,  // 180: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	120, // 181: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	43,  // 182: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	120, // 183: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	120, // 184: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	131, // 185: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	48,  // 186: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	50,  // 187: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	120, // 188: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	120, // 189: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	120, // 190: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	123, // 191: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	58,  // 192: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	123, // 193: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	123, // 194: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	131, // 195: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	63,  // 196: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	123, // 197: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	124, // 198: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	66,  // 199: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	80,  // 200: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	124, // 201: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	131, // 202: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	71,  // 203: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	125, // 204: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	74,  // 205: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	125, // 206: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	125, // 207: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	131, // 208: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	79,  // 209: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	126, // 210: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	83,  // 211: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	126, // 212: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	126, // 213: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	131, // 214: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	88,  // 215: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	127, // 216: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	91,  // 217: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	127, // 218: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	127, // 219: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	131, // 220: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	96,  // 221: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	128, // 222: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	99,  // 223: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	128, // 224: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	128, // 225: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	131, // 226: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	104, // 227: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	128, // 228: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	107, // 229: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	109, // 230: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	111, // 231: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	153, // [153:232] is the sub-list for method output_type
+	74,  // [74:153] is the sub-list for method input_type
+	74,  // [74:74] is the sub-list for extension type_name
+	74,  // [74:74] is the sub-list for extension extendee
+	0,   // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_api_proto_init() }
@@ -5791,9 +7514,12 @@ func file_bedplate_v1_api_proto_init() {
 	file_bedplate_v1_access_proto_init()
 	file_bedplate_v1_image_proto_init()
 	file_bedplate_v1_instance_proto_init()
+	file_bedplate_v1_job_proto_init()
 	file_bedplate_v1_machine_proto_init()
 	file_bedplate_v1_meta_proto_init()
 	file_bedplate_v1_network_proto_init()
+	file_bedplate_v1_pool_proto_init()
+	file_bedplate_v1_rule_proto_init()
 	file_bedplate_v1_workflow_proto_init()
 	file_bedplate_v1_api_proto_msgTypes[11].OneofWrappers = []any{
 		(*FollowMachineResponse_Machine)(nil),
@@ -5809,15 +7535,16 @@ func file_bedplate_v1_api_proto_init() {
 		(*FollowWorkflowResponse_Log)(nil),
 		(*FollowWorkflowResponse_Progress)(nil),
 	}
+	file_bedplate_v1_api_proto_msgTypes[55].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   86,
+			NumMessages:   112,
 			NumExtensions: 0,
-			NumServices:   10,
+			NumServices:   13,
 		},
 		GoTypes:           file_bedplate_v1_api_proto_goTypes,
 		DependencyIndexes: file_bedplate_v1_api_proto_depIdxs,

@@ -297,8 +297,12 @@ type InstanceStatus struct {
 	// What the machine's metadata URL holds instead of a password; never shown.
 	MetadataKeyDigest string   `protobuf:"bytes,9,opt,name=metadata_key_digest,json=metadataKeyDigest,proto3" json:"metadata_key_digest,omitempty"`
 	Addresses         []string `protobuf:"bytes,10,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// How often a person has asked for it to be installed again.
+	Reinstalls uint32 `protobuf:"varint,11,opt,name=reinstalls,proto3" json:"reinstalls,omitempty"`
+	// The person who asked for its installation or release; empty when not known.
+	RequestedBy   string `protobuf:"bytes,12,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceStatus) Reset() {
@@ -401,6 +405,20 @@ func (x *InstanceStatus) GetAddresses() []string {
 	return nil
 }
 
+func (x *InstanceStatus) GetReinstalls() uint32 {
+	if x != nil {
+		return x.Reinstalls
+	}
+	return 0
+}
+
+func (x *InstanceStatus) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
 var File_bedplate_v1_instance_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_instance_proto_rawDesc = "" +
@@ -424,7 +442,7 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bdiskHint\x1aQ\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xaf\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xf2\x03\n" +
 	"\x0eInstanceStatus\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.bedplate.v1.InstanceStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x18\n" +
@@ -437,7 +455,11 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	"\bdeleting\x18\b \x01(\bR\bdeleting\x12.\n" +
 	"\x13metadata_key_digest\x18\t \x01(\tR\x11metadataKeyDigest\x12\x1c\n" +
 	"\taddresses\x18\n" +
-	" \x03(\tR\taddresses*\xb8\x01\n" +
+	" \x03(\tR\taddresses\x12\x1e\n" +
+	"\n" +
+	"reinstalls\x18\v \x01(\rR\n" +
+	"reinstalls\x12!\n" +
+	"\frequested_by\x18\f \x01(\tR\vrequestedBy*\xb8\x01\n" +
 	"\rInstanceState\x12\x1e\n" +
 	"\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10INSTANCE_PENDING\x10\x01\x12\x19\n" +

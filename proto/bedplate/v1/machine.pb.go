@@ -172,6 +172,56 @@ func (NextBoot) EnumDescriptor() ([]byte, []int) {
 	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{1}
 }
 
+// PowerState is whether a machine's power is on, by its BMC.
+type PowerState int32
+
+const (
+	PowerState_POWER_STATE_UNSPECIFIED PowerState = 0
+	PowerState_POWER_ON                PowerState = 1
+	PowerState_POWER_OFF               PowerState = 2
+)
+
+// Enum value maps for PowerState.
+var (
+	PowerState_name = map[int32]string{
+		0: "POWER_STATE_UNSPECIFIED",
+		1: "POWER_ON",
+		2: "POWER_OFF",
+	}
+	PowerState_value = map[string]int32{
+		"POWER_STATE_UNSPECIFIED": 0,
+		"POWER_ON":                1,
+		"POWER_OFF":               2,
+	}
+)
+
+func (x PowerState) Enum() *PowerState {
+	p := new(PowerState)
+	*p = x
+	return p
+}
+
+func (x PowerState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PowerState) Descriptor() protoreflect.EnumDescriptor {
+	return file_bedplate_v1_machine_proto_enumTypes[2].Descriptor()
+}
+
+func (PowerState) Type() protoreflect.EnumType {
+	return &file_bedplate_v1_machine_proto_enumTypes[2]
+}
+
+func (x PowerState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PowerState.Descriptor instead.
+func (PowerState) EnumDescriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{2}
+}
+
 // Machine is one server.
 type Machine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -254,7 +304,20 @@ type MachineSpec struct {
 	// Where the machine's baseboard management controller is.
 	Bmc *BMC `protobuf:"bytes,8,opt,name=bmc,proto3" json:"bmc,omitempty"`
 	// Keep this machine out of allocation and workflows until it is cleared.
-	Maintenance   bool `protobuf:"varint,9,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
+	Maintenance bool `protobuf:"varint,9,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
+	// How the agent is booted: `network` (PXE or HTTP), or `virtual-media`: from an image that
+	// the BMC inserts, for networks without DHCP. Empty: network.
+	BootMethod string `protobuf:"bytes,10,opt,name=boot_method,json=bootMethod,proto3" json:"boot_method,omitempty"`
+	// Name of the Pool whose policy holds for it. Empty: default.
+	Pool string `protobuf:"bytes,11,opt,name=pool,proto3" json:"pool,omitempty"`
+	// What its hardware should be; what is given here wins over the pool's.
+	Expect *Expectation `protobuf:"bytes,12,opt,name=expect,proto3" json:"expect,omitempty"`
+	// Boot the agent with an SSH server for a person, until it is cleared.
+	Rescue *Rescue `protobuf:"bytes,13,opt,name=rescue,proto3" json:"rescue,omitempty"`
+	// Wipe this machine, switch it off, and keep it out of use until it is cleared.
+	Retired bool `protobuf:"varint,14,opt,name=retired,proto3" json:"retired,omitempty"`
+	// The power distribution unit that feeds it; its power-on budget is shared. Empty: the rack's.
+	PowerGroup    string `protobuf:"bytes,15,opt,name=power_group,json=powerGroup,proto3" json:"power_group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +415,359 @@ func (x *MachineSpec) GetMaintenance() bool {
 	return false
 }
 
+func (x *MachineSpec) GetBootMethod() string {
+	if x != nil {
+		return x.BootMethod
+	}
+	return ""
+}
+
+func (x *MachineSpec) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *MachineSpec) GetExpect() *Expectation {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
+func (x *MachineSpec) GetRescue() *Rescue {
+	if x != nil {
+		return x.Rescue
+	}
+	return nil
+}
+
+func (x *MachineSpec) GetRetired() bool {
+	if x != nil {
+		return x.Retired
+	}
+	return false
+}
+
+func (x *MachineSpec) GetPowerGroup() string {
+	if x != nil {
+		return x.PowerGroup
+	}
+	return ""
+}
+
+// Rescue is the wish to look at a machine from the agent's system.
+type Rescue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// OpenSSH public keys that may log in, as root.
+	AuthorizedKeys []string `protobuf:"bytes,1,rep,name=authorized_keys,json=authorizedKeys,proto3" json:"authorized_keys,omitempty"`
+	// How long it may last, such as 4h. Empty: 24h.
+	Timeout       string `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rescue) Reset() {
+	*x = Rescue{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rescue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rescue) ProtoMessage() {}
+
+func (x *Rescue) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rescue.ProtoReflect.Descriptor instead.
+func (*Rescue) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Rescue) GetAuthorizedKeys() []string {
+	if x != nil {
+		return x.AuthorizedKeys
+	}
+	return nil
+}
+
+func (x *Rescue) GetTimeout() string {
+	if x != nil {
+		return x.Timeout
+	}
+	return ""
+}
+
+// Expectation is a bill of materials: what a machine's hardware should be.
+// What is left empty is not checked.
+type Expectation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SMBIOS manufacturer and product name.
+	Manufacturer       string `protobuf:"bytes,1,opt,name=manufacturer,proto3" json:"manufacturer,omitempty"`
+	Product            string `protobuf:"bytes,2,opt,name=product,proto3" json:"product,omitempty"`
+	BiosVersion        string `protobuf:"bytes,3,opt,name=bios_version,json=biosVersion,proto3" json:"bios_version,omitempty"`
+	BmcFirmwareVersion string `protobuf:"bytes,4,opt,name=bmc_firmware_version,json=bmcFirmwareVersion,proto3" json:"bmc_firmware_version,omitempty"`
+	// Number of sockets that hold a processor.
+	Processors uint32 `protobuf:"varint,5,opt,name=processors,proto3" json:"processors,omitempty"`
+	// Model name of the processors, or a part of it.
+	ProcessorModel string `protobuf:"bytes,6,opt,name=processor_model,json=processorModel,proto3" json:"processor_model,omitempty"`
+	// Cores of all processors together.
+	Cores uint32 `protobuf:"varint,7,opt,name=cores,proto3" json:"cores,omitempty"`
+	// Installed memory in bytes.
+	MemoryBytes uint64 `protobuf:"varint,8,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// Groups of disks that must be there; other disks are a difference as well unless allow_other_disks.
+	Disks           []*ExpectedDisks `protobuf:"bytes,9,rep,name=disks,proto3" json:"disks,omitempty"`
+	AllowOtherDisks bool             `protobuf:"varint,10,opt,name=allow_other_disks,json=allowOtherDisks,proto3" json:"allow_other_disks,omitempty"`
+	// Number of network interfaces.
+	Nics uint32 `protobuf:"varint,11,opt,name=nics,proto3" json:"nics,omitempty"`
+	// Number of PCI devices by `vendor:device`, four hexadecimal digits each, such as `10de:2330`.
+	PciDevices map[string]uint32 `protobuf:"bytes,12,rep,name=pci_devices,json=pciDevices,proto3" json:"pci_devices,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// A TPM of this major version: 1 or 2.
+	Tpm uint32 `protobuf:"varint,13,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	// `on` or `off`.
+	SecureBoot string `protobuf:"bytes,14,opt,name=secure_boot,json=secureBoot,proto3" json:"secure_boot,omitempty"`
+	// bios or uefi.
+	FirmwareMode  string `protobuf:"bytes,15,opt,name=firmware_mode,json=firmwareMode,proto3" json:"firmware_mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expectation) Reset() {
+	*x = Expectation{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expectation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expectation) ProtoMessage() {}
+
+func (x *Expectation) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
+func (*Expectation) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Expectation) GetManufacturer() string {
+	if x != nil {
+		return x.Manufacturer
+	}
+	return ""
+}
+
+func (x *Expectation) GetProduct() string {
+	if x != nil {
+		return x.Product
+	}
+	return ""
+}
+
+func (x *Expectation) GetBiosVersion() string {
+	if x != nil {
+		return x.BiosVersion
+	}
+	return ""
+}
+
+func (x *Expectation) GetBmcFirmwareVersion() string {
+	if x != nil {
+		return x.BmcFirmwareVersion
+	}
+	return ""
+}
+
+func (x *Expectation) GetProcessors() uint32 {
+	if x != nil {
+		return x.Processors
+	}
+	return 0
+}
+
+func (x *Expectation) GetProcessorModel() string {
+	if x != nil {
+		return x.ProcessorModel
+	}
+	return ""
+}
+
+func (x *Expectation) GetCores() uint32 {
+	if x != nil {
+		return x.Cores
+	}
+	return 0
+}
+
+func (x *Expectation) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Expectation) GetDisks() []*ExpectedDisks {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *Expectation) GetAllowOtherDisks() bool {
+	if x != nil {
+		return x.AllowOtherDisks
+	}
+	return false
+}
+
+func (x *Expectation) GetNics() uint32 {
+	if x != nil {
+		return x.Nics
+	}
+	return 0
+}
+
+func (x *Expectation) GetPciDevices() map[string]uint32 {
+	if x != nil {
+		return x.PciDevices
+	}
+	return nil
+}
+
+func (x *Expectation) GetTpm() uint32 {
+	if x != nil {
+		return x.Tpm
+	}
+	return 0
+}
+
+func (x *Expectation) GetSecureBoot() string {
+	if x != nil {
+		return x.SecureBoot
+	}
+	return ""
+}
+
+func (x *Expectation) GetFirmwareMode() string {
+	if x != nil {
+		return x.FirmwareMode
+	}
+	return ""
+}
+
+// ExpectedDisks is a group of like disks.
+type ExpectedDisks struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Count uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// nvme, ssd, hdd or virtual.
+	Type         string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	MinSizeBytes uint64 `protobuf:"varint,3,opt,name=min_size_bytes,json=minSizeBytes,proto3" json:"min_size_bytes,omitempty"`
+	MaxSizeBytes uint64 `protobuf:"varint,4,opt,name=max_size_bytes,json=maxSizeBytes,proto3" json:"max_size_bytes,omitempty"`
+	// Model name, or a part of it.
+	Model           string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	FirmwareVersion string `protobuf:"bytes,6,opt,name=firmware_version,json=firmwareVersion,proto3" json:"firmware_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ExpectedDisks) Reset() {
+	*x = ExpectedDisks{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpectedDisks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpectedDisks) ProtoMessage() {}
+
+func (x *ExpectedDisks) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpectedDisks.ProtoReflect.Descriptor instead.
+func (*ExpectedDisks) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ExpectedDisks) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ExpectedDisks) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ExpectedDisks) GetMinSizeBytes() uint64 {
+	if x != nil {
+		return x.MinSizeBytes
+	}
+	return 0
+}
+
+func (x *ExpectedDisks) GetMaxSizeBytes() uint64 {
+	if x != nil {
+		return x.MaxSizeBytes
+	}
+	return 0
+}
+
+func (x *ExpectedDisks) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ExpectedDisks) GetFirmwareVersion() string {
+	if x != nil {
+		return x.FirmwareVersion
+	}
+	return ""
+}
+
 // Interface is one network interface of a machine.
 type Interface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -367,13 +783,17 @@ type Interface struct {
 	DisableDhcp bool `protobuf:"varint,5,opt,name=disable_dhcp,json=disableDhcp,proto3" json:"disable_dhcp,omitempty"`
 	// Bedplate gives this interface an address but nothing to boot.
 	DisableNetboot bool `protobuf:"varint,6,opt,name=disable_netboot,json=disableNetboot,proto3" json:"disable_netboot,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The switch that it should be cabled to: LLDP's system name or chassis id. Empty: not checked.
+	Switch string `protobuf:"bytes,7,opt,name=switch,proto3" json:"switch,omitempty"`
+	// The port of that switch: LLDP's port id or port description. Empty: not checked.
+	SwitchPort    string `protobuf:"bytes,8,opt,name=switch_port,json=switchPort,proto3" json:"switch_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_bedplate_v1_machine_proto_msgTypes[2]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +805,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_machine_proto_msgTypes[2]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +818,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{2}
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Interface) GetMac() string {
@@ -443,21 +863,48 @@ func (x *Interface) GetDisableNetboot() bool {
 	return false
 }
 
+func (x *Interface) GetSwitch() string {
+	if x != nil {
+		return x.Switch
+	}
+	return ""
+}
+
+func (x *Interface) GetSwitchPort() string {
+	if x != nil {
+		return x.SwitchPort
+	}
+	return ""
+}
+
 // BMC is the address and credentials of a baseboard management controller.
 type BMC struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Host name or address, with a port if it isn't the protocol's own.
 	Address  string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Username string `protobuf:"bytes,2,opt,name=username,proto3" json:"username,omitempty"`
-	// Name of the Secret that holds the password under the key `password`.
+	// Name of the Secret that holds the password under the key `password`, or passwords of many
+	// BMCs by MAC address, serial number or machine name. It is the first password: what the BMC
+	// was given later is kept by the server.
 	PasswordSecret string `protobuf:"bytes,3,opt,name=password_secret,json=passwordSecret,proto3" json:"password_secret,omitempty"`
+	// auto, redfish or ipmi. Empty: auto, which is Redfish where it answers.
+	Protocol string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// How its certificate is checked: `pin` (the one seen on first contact is kept and wanted from
+	// then on), `ca` (it must be signed by ca_certificate), or `insecure` (it isn't). Empty: pin.
+	Tls string `protobuf:"bytes,5,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Digest of the certificate that is wanted: `sha256:` and 64 hexadecimal digits. Empty: the one of the first contact.
+	CertificateDigest string `protobuf:"bytes,6,opt,name=certificate_digest,json=certificateDigest,proto3" json:"certificate_digest,omitempty"`
+	// PEM certificates of the CA that signs BMC certificates, with `tls: ca`.
+	CaCertificate string `protobuf:"bytes,7,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`
+	// Give the BMC a password that only the server knows, when the machine is enrolled and each time it is released.
+	RotatePassword bool `protobuf:"varint,8,opt,name=rotate_password,json=rotatePassword,proto3" json:"rotate_password,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *BMC) Reset() {
 	*x = BMC{}
-	mi := &file_bedplate_v1_machine_proto_msgTypes[3]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +916,7 @@ func (x *BMC) String() string {
 func (*BMC) ProtoMessage() {}
 
 func (x *BMC) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_machine_proto_msgTypes[3]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +929,7 @@ func (x *BMC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BMC.ProtoReflect.Descriptor instead.
 func (*BMC) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{3}
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BMC) GetAddress() string {
@@ -506,6 +953,41 @@ func (x *BMC) GetPasswordSecret() string {
 	return ""
 }
 
+func (x *BMC) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *BMC) GetTls() string {
+	if x != nil {
+		return x.Tls
+	}
+	return ""
+}
+
+func (x *BMC) GetCertificateDigest() string {
+	if x != nil {
+		return x.CertificateDigest
+	}
+	return ""
+}
+
+func (x *BMC) GetCaCertificate() string {
+	if x != nil {
+		return x.CaCertificate
+	}
+	return ""
+}
+
+func (x *BMC) GetRotatePassword() bool {
+	if x != nil {
+		return x.RotatePassword
+	}
+	return false
+}
+
 // MachineStatus is what was seen of a machine.
 type MachineStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -526,14 +1008,36 @@ type MachineStatus struct {
 	Inventory *Inventory   `protobuf:"bytes,9,opt,name=inventory,proto3" json:"inventory,omitempty"`
 	Agent     *AgentStatus `protobuf:"bytes,10,opt,name=agent,proto3" json:"agent,omitempty"`
 	// Addresses seen or leased, by interface.
-	Addresses     []string `protobuf:"bytes,11,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string   `protobuf:"bytes,11,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Bmc       *BMCStatus `protobuf:"bytes,12,opt,name=bmc,proto3" json:"bmc,omitempty"`
+	// What is not as expected; blocks AVAILABLE.
+	Differences []*Difference `protobuf:"bytes,13,rep,name=differences,proto3" json:"differences,omitempty"`
+	// Newest results of the hardware tests, by test, subject and measure.
+	Tests []*TestResult `protobuf:"bytes,14,rep,name=tests,proto3" json:"tests,omitempty"`
+	// When the hardware was last read, and last tested with success.
+	InspectTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=inspect_time,json=inspectTime,proto3" json:"inspect_time,omitempty"`
+	TestTime    *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=test_time,json=testTime,proto3" json:"test_time,omitempty"`
+	// Job that the machine's life waits for; empty when it waits for none.
+	Job string `protobuf:"bytes,17,opt,name=job,proto3" json:"job,omitempty"`
+	// How often the present state's work was begun, from 1.
+	Attempt uint32 `protobuf:"varint,18,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Hooks of the present change, in order.
+	Hooks []*HookStatus `protobuf:"bytes,19,rep,name=hooks,proto3" json:"hooks,omitempty"`
+	// Newest record of its erasure.
+	Erasure string `protobuf:"bytes,20,opt,name=erasure,proto3" json:"erasure,omitempty"`
+	// Hardware inventory as its BMC gives it.
+	BmcInventory *Inventory `protobuf:"bytes,21,opt,name=bmc_inventory,json=bmcInventory,proto3" json:"bmc_inventory,omitempty"`
+	// The person who asked for what is going on; empty when the server did.
+	RequestedBy string `protobuf:"bytes,22,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	// The discovery rule that decided on it.
+	Rule          string `protobuf:"bytes,23,opt,name=rule,proto3" json:"rule,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MachineStatus) Reset() {
 	*x = MachineStatus{}
-	mi := &file_bedplate_v1_machine_proto_msgTypes[4]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +1049,7 @@ func (x *MachineStatus) String() string {
 func (*MachineStatus) ProtoMessage() {}
 
 func (x *MachineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_machine_proto_msgTypes[4]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +1062,7 @@ func (x *MachineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MachineStatus.ProtoReflect.Descriptor instead.
 func (*MachineStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{4}
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MachineStatus) GetState() MachineState {
@@ -638,6 +1142,546 @@ func (x *MachineStatus) GetAddresses() []string {
 	return nil
 }
 
+func (x *MachineStatus) GetBmc() *BMCStatus {
+	if x != nil {
+		return x.Bmc
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetTests() []*TestResult {
+	if x != nil {
+		return x.Tests
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetInspectTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.InspectTime
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetTestTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TestTime
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *MachineStatus) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *MachineStatus) GetHooks() []*HookStatus {
+	if x != nil {
+		return x.Hooks
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetErasure() string {
+	if x != nil {
+		return x.Erasure
+	}
+	return ""
+}
+
+func (x *MachineStatus) GetBmcInventory() *Inventory {
+	if x != nil {
+		return x.BmcInventory
+	}
+	return nil
+}
+
+func (x *MachineStatus) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *MachineStatus) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+// BMCStatus is what was last seen of a machine's BMC.
+type BMCStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Power PowerState             `protobuf:"varint,1,opt,name=power,proto3,enum=bedplate.v1.PowerState" json:"power,omitempty"`
+	// ok, warning or critical, by the BMC; empty when it doesn't say.
+	Health string `protobuf:"bytes,2,opt,name=health,proto3" json:"health,omitempty"`
+	// What is wrong, where health isn't ok.
+	HealthCauses []string `protobuf:"bytes,3,rep,name=health_causes,json=healthCauses,proto3" json:"health_causes,omitempty"`
+	// redfish or ipmi.
+	Protocol        string `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Vendor          string `protobuf:"bytes,5,opt,name=vendor,proto3" json:"vendor,omitempty"`
+	Model           string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	FirmwareVersion string `protobuf:"bytes,7,opt,name=firmware_version,json=firmwareVersion,proto3" json:"firmware_version,omitempty"`
+	// Certificate that was pinned on first contact, as sha256 and hexadecimal digits.
+	CertificateDigest string `protobuf:"bytes,8,opt,name=certificate_digest,json=certificateDigest,proto3" json:"certificate_digest,omitempty"`
+	// When it last answered.
+	ContactTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=contact_time,json=contactTime,proto3" json:"contact_time,omitempty"`
+	// Why the last call failed; empty when it didn't.
+	Error string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	// The server has stopped calling it until retry_time.
+	CircuitOpen bool                   `protobuf:"varint,11,opt,name=circuit_open,json=circuitOpen,proto3" json:"circuit_open,omitempty"`
+	CircuitTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=circuit_time,json=circuitTime,proto3" json:"circuit_time,omitempty"`
+	RetryTime   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
+	// Virtual media that is inserted, without its token.
+	Media string `protobuf:"bytes,14,opt,name=media,proto3" json:"media,omitempty"`
+	// Boot override that is set, such as `network once`.
+	BootOverride string `protobuf:"bytes,15,opt,name=boot_override,json=bootOverride,proto3" json:"boot_override,omitempty"`
+	// When the server last gave it a new password; absent while it has its first one.
+	PasswordTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=password_time,json=passwordTime,proto3" json:"password_time,omitempty"`
+	// Capabilities that it was seen to have, such as power, boot-device, virtual-media, console.
+	Capabilities  []string `protobuf:"bytes,17,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BMCStatus) Reset() {
+	*x = BMCStatus{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BMCStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BMCStatus) ProtoMessage() {}
+
+func (x *BMCStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BMCStatus.ProtoReflect.Descriptor instead.
+func (*BMCStatus) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BMCStatus) GetPower() PowerState {
+	if x != nil {
+		return x.Power
+	}
+	return PowerState_POWER_STATE_UNSPECIFIED
+}
+
+func (x *BMCStatus) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetHealthCauses() []string {
+	if x != nil {
+		return x.HealthCauses
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetVendor() string {
+	if x != nil {
+		return x.Vendor
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetFirmwareVersion() string {
+	if x != nil {
+		return x.FirmwareVersion
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetCertificateDigest() string {
+	if x != nil {
+		return x.CertificateDigest
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetContactTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ContactTime
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetCircuitOpen() bool {
+	if x != nil {
+		return x.CircuitOpen
+	}
+	return false
+}
+
+func (x *BMCStatus) GetCircuitTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CircuitTime
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetRetryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryTime
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetMedia() string {
+	if x != nil {
+		return x.Media
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetBootOverride() string {
+	if x != nil {
+		return x.BootOverride
+	}
+	return ""
+}
+
+func (x *BMCStatus) GetPasswordTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PasswordTime
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetCapabilities() []string {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+// Difference is one thing that isn't as expected.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as disks, memory, interfaces[0].switch_port.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Want          string `protobuf:"bytes,2,opt,name=want,proto3" json:"want,omitempty"`
+	Got           string `protobuf:"bytes,3,opt,name=got,proto3" json:"got,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Difference) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Difference) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
+func (x *Difference) GetGot() string {
+	if x != nil {
+		return x.Got
+	}
+	return ""
+}
+
+// TestResult is one figure of a hardware test.
+type TestResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as memory, disk.
+	Test string `protobuf:"bytes,1,opt,name=test,proto3" json:"test,omitempty"`
+	// What was tested: cpu0, a disk's serial number, a NIC's MAC address.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Such as read_throughput.
+	Measure string  `protobuf:"bytes,3,opt,name=measure,proto3" json:"measure,omitempty"`
+	Value   float64 `protobuf:"fixed64,4,opt,name=value,proto3" json:"value,omitempty"`
+	Unit    string  `protobuf:"bytes,5,opt,name=unit,proto3" json:"unit,omitempty"`
+	// The test found no error in it.
+	Ok      bool                   `protobuf:"varint,6,opt,name=ok,proto3" json:"ok,omitempty"`
+	Message string                 `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	Time    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`
+	// Workflow that made it.
+	Workflow string `protobuf:"bytes,9,opt,name=workflow,proto3" json:"workflow,omitempty"`
+	// The policy's verdict; empty when it has no limit for this.
+	Verdict       string `protobuf:"bytes,10,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestResult) Reset() {
+	*x = TestResult{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestResult) ProtoMessage() {}
+
+func (x *TestResult) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestResult.ProtoReflect.Descriptor instead.
+func (*TestResult) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TestResult) GetTest() string {
+	if x != nil {
+		return x.Test
+	}
+	return ""
+}
+
+func (x *TestResult) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *TestResult) GetMeasure() string {
+	if x != nil {
+		return x.Measure
+	}
+	return ""
+}
+
+func (x *TestResult) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *TestResult) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *TestResult) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *TestResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *TestResult) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *TestResult) GetWorkflow() string {
+	if x != nil {
+		return x.Workflow
+	}
+	return ""
+}
+
+func (x *TestResult) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+// HookStatus is how far a hook has come.
+type HookStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// pending, done or failed.
+	State   string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Message string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Time    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// How often it was called.
+	Attempts      uint32                 `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HookStatus) Reset() {
+	*x = HookStatus{}
+	mi := &file_bedplate_v1_machine_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HookStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HookStatus) ProtoMessage() {}
+
+func (x *HookStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_machine_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HookStatus.ProtoReflect.Descriptor instead.
+func (*HookStatus) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HookStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HookStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *HookStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *HookStatus) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *HookStatus) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *HookStatus) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
 // AgentStatus is the agent of the machine's current boot.
 type AgentStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -658,7 +1702,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_bedplate_v1_machine_proto_msgTypes[5]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +1714,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_machine_proto_msgTypes[5]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +1727,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{5}
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AgentStatus) GetBootId() string {
@@ -756,7 +1800,7 @@ type Sighting struct {
 
 func (x *Sighting) Reset() {
 	*x = Sighting{}
-	mi := &file_bedplate_v1_machine_proto_msgTypes[6]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1812,7 @@ func (x *Sighting) String() string {
 func (*Sighting) ProtoMessage() {}
 
 func (x *Sighting) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_machine_proto_msgTypes[6]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1825,7 @@ func (x *Sighting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sighting.ProtoReflect.Descriptor instead.
 func (*Sighting) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{6}
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Sighting) GetSource() string {
@@ -829,7 +1873,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_bedplate_v1_machine_proto_msgTypes[7]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1885,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_machine_proto_msgTypes[7]
+	mi := &file_bedplate_v1_machine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +1898,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{7}
+	return file_bedplate_v1_machine_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Phase) GetName() string {
@@ -907,7 +1951,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\aMachine\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12,\n" +
 	"\x04spec\x18\x02 \x01(\v2\x18.bedplate.v1.MachineSpecR\x04spec\x122\n" +
-	"\x06status\x18\x03 \x01(\v2\x1a.bedplate.v1.MachineStatusR\x06status\"\xa7\x03\n" +
+	"\x06status\x18\x03 \x01(\v2\x1a.bedplate.v1.MachineStatusR\x06status\"\xab\x05\n" +
 	"\vMachineSpec\x12\\\n" +
 	"\x04uuid\x18\x01 \x01(\tBH\xbaHErC2A^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})?$R\x04uuid\x12 \n" +
 	"\x06serial\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06serial\x12@\n" +
@@ -920,18 +1964,71 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\aconsole\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\aconsole\x12\x1c\n" +
 	"\x04rack\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04rack\x12\"\n" +
 	"\x03bmc\x18\b \x01(\v2\x10.bedplate.v1.BMCR\x03bmc\x12 \n" +
-	"\vmaintenance\x18\t \x01(\bR\vmaintenance\"\x8b\x02\n" +
+	"\vmaintenance\x18\t \x01(\bR\vmaintenance\x12@\n" +
+	"\vboot_method\x18\n" +
+	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\anetworkR\rvirtual-mediaR\n" +
+	"bootMethod\x12\x1c\n" +
+	"\x04pool\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x04pool\x120\n" +
+	"\x06expect\x18\f \x01(\v2\x18.bedplate.v1.ExpectationR\x06expect\x12+\n" +
+	"\x06rescue\x18\r \x01(\v2\x13.bedplate.v1.RescueR\x06rescue\x12\x18\n" +
+	"\aretired\x18\x0e \x01(\bR\aretired\x12)\n" +
+	"\vpower_group\x18\x0f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\n" +
+	"powerGroup\"`\n" +
+	"\x06Rescue\x123\n" +
+	"\x0fauthorized_keys\x18\x01 \x03(\tB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10@R\x0eauthorizedKeys\x12!\n" +
+	"\atimeout\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18 R\atimeout\"\xec\x05\n" +
+	"\vExpectation\x12,\n" +
+	"\fmanufacturer\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\fmanufacturer\x12\"\n" +
+	"\aproduct\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\aproduct\x12+\n" +
+	"\fbios_version\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\vbiosVersion\x12:\n" +
+	"\x14bmc_firmware_version\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x12bmcFirmwareVersion\x12\x1e\n" +
+	"\n" +
+	"processors\x18\x05 \x01(\rR\n" +
+	"processors\x121\n" +
+	"\x0fprocessor_model\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x0eprocessorModel\x12\x14\n" +
+	"\x05cores\x18\a \x01(\rR\x05cores\x12!\n" +
+	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\x12:\n" +
+	"\x05disks\x18\t \x03(\v2\x1a.bedplate.v1.ExpectedDisksB\b\xbaH\x05\x92\x01\x02\x10 R\x05disks\x12*\n" +
+	"\x11allow_other_disks\x18\n" +
+	" \x01(\bR\x0fallowOtherDisks\x12\x12\n" +
+	"\x04nics\x18\v \x01(\rR\x04nics\x12S\n" +
+	"\vpci_devices\x18\f \x03(\v2(.bedplate.v1.Expectation.PciDevicesEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\n" +
+	"pciDevices\x12\x19\n" +
+	"\x03tpm\x18\r \x01(\rB\a\xbaH\x04*\x02\x18\x02R\x03tpm\x121\n" +
+	"\vsecure_boot\x18\x0e \x01(\tB\x10\xbaH\rr\vR\x00R\x02onR\x03offR\n" +
+	"secureBoot\x128\n" +
+	"\rfirmware_mode\x18\x0f \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04biosR\x04uefiR\ffirmwareMode\x1a=\n" +
+	"\x0fPciDevicesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xee\x01\n" +
+	"\rExpectedDisks\x12 \n" +
+	"\x05count\x18\x01 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x80\x02(\x01R\x05count\x12\x1b\n" +
+	"\x04type\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18\x10R\x04type\x12$\n" +
+	"\x0emin_size_bytes\x18\x03 \x01(\x04R\fminSizeBytes\x12$\n" +
+	"\x0emax_size_bytes\x18\x04 \x01(\x04R\fmaxSizeBytes\x12\x1e\n" +
+	"\x05model\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x122\n" +
+	"\x10firmware_version\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\x0ffirmwareVersion\"\xd8\x02\n" +
 	"\tInterface\x12@\n" +
 	"\x03mac\x18\x01 \x01(\tB.\xbaH+r)2'^([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$R\x03mac\x12!\n" +
 	"\aaddress\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaddress\x12!\n" +
 	"\agateway\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\agateway\x12*\n" +
 	"\vnameservers\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\vnameservers\x12!\n" +
 	"\fdisable_dhcp\x18\x05 \x01(\bR\vdisableDhcp\x12'\n" +
-	"\x0fdisable_netboot\x18\x06 \x01(\bR\x0edisableNetboot\"\x82\x01\n" +
+	"\x0fdisable_netboot\x18\x06 \x01(\bR\x0edisableNetboot\x12 \n" +
+	"\x06switch\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06switch\x12)\n" +
+	"\vswitch_port\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\n" +
+	"switchPort\"\x95\x03\n" +
 	"\x03BMC\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\aaddress\x12$\n" +
 	"\busername\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\busername\x121\n" +
-	"\x0fpassword_secret\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x0epasswordSecret\"\xda\x03\n" +
+	"\x0fpassword_secret\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x0epasswordSecret\x128\n" +
+	"\bprotocol\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17R\x00R\x04autoR\aredfishR\x04ipmiR\bprotocol\x12,\n" +
+	"\x03tls\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15R\x00R\x03pinR\x02caR\binsecureR\x03tls\x12N\n" +
+	"\x12certificate_digest\x18\x06 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x11certificateDigest\x120\n" +
+	"\x0eca_certificate\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04R\rcaCertificate\x12'\n" +
+	"\x0frotate_password\x18\b \x01(\bR\x0erotatePassword\"\xcf\a\n" +
 	"\rMachineStatus\x12/\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x19.bedplate.v1.MachineStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x129\n" +
@@ -946,7 +2043,65 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\tinventory\x18\t \x01(\v2\x16.bedplate.v1.InventoryR\tinventory\x12.\n" +
 	"\x05agent\x18\n" +
 	" \x01(\v2\x18.bedplate.v1.AgentStatusR\x05agent\x12\x1c\n" +
-	"\taddresses\x18\v \x03(\tR\taddresses\"\xae\x02\n" +
+	"\taddresses\x18\v \x03(\tR\taddresses\x12(\n" +
+	"\x03bmc\x18\f \x01(\v2\x16.bedplate.v1.BMCStatusR\x03bmc\x129\n" +
+	"\vdifferences\x18\r \x03(\v2\x17.bedplate.v1.DifferenceR\vdifferences\x12-\n" +
+	"\x05tests\x18\x0e \x03(\v2\x17.bedplate.v1.TestResultR\x05tests\x12=\n" +
+	"\finspect_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\vinspectTime\x127\n" +
+	"\ttest_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\btestTime\x12\x10\n" +
+	"\x03job\x18\x11 \x01(\tR\x03job\x12\x18\n" +
+	"\aattempt\x18\x12 \x01(\rR\aattempt\x12-\n" +
+	"\x05hooks\x18\x13 \x03(\v2\x17.bedplate.v1.HookStatusR\x05hooks\x12\x18\n" +
+	"\aerasure\x18\x14 \x01(\tR\aerasure\x12;\n" +
+	"\rbmc_inventory\x18\x15 \x01(\v2\x16.bedplate.v1.InventoryR\fbmcInventory\x12!\n" +
+	"\frequested_by\x18\x16 \x01(\tR\vrequestedBy\x12\x12\n" +
+	"\x04rule\x18\x17 \x01(\tR\x04rule\"\xad\x05\n" +
+	"\tBMCStatus\x12-\n" +
+	"\x05power\x18\x01 \x01(\x0e2\x17.bedplate.v1.PowerStateR\x05power\x12\x16\n" +
+	"\x06health\x18\x02 \x01(\tR\x06health\x12#\n" +
+	"\rhealth_causes\x18\x03 \x03(\tR\fhealthCauses\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06vendor\x18\x05 \x01(\tR\x06vendor\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\tR\x05model\x12)\n" +
+	"\x10firmware_version\x18\a \x01(\tR\x0ffirmwareVersion\x12-\n" +
+	"\x12certificate_digest\x18\b \x01(\tR\x11certificateDigest\x12=\n" +
+	"\fcontact_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vcontactTime\x12\x14\n" +
+	"\x05error\x18\n" +
+	" \x01(\tR\x05error\x12!\n" +
+	"\fcircuit_open\x18\v \x01(\bR\vcircuitOpen\x12=\n" +
+	"\fcircuit_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vcircuitTime\x129\n" +
+	"\n" +
+	"retry_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\x12\x14\n" +
+	"\x05media\x18\x0e \x01(\tR\x05media\x12#\n" +
+	"\rboot_override\x18\x0f \x01(\tR\fbootOverride\x12?\n" +
+	"\rpassword_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fpasswordTime\x12\"\n" +
+	"\fcapabilities\x18\x11 \x03(\tR\fcapabilities\"F\n" +
+	"\n" +
+	"Difference\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04want\x18\x02 \x01(\tR\x04want\x12\x10\n" +
+	"\x03got\x18\x03 \x01(\tR\x03got\"\x8e\x02\n" +
+	"\n" +
+	"TestResult\x12\x12\n" +
+	"\x04test\x18\x01 \x01(\tR\x04test\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x18\n" +
+	"\ameasure\x18\x03 \x01(\tR\ameasure\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\x01R\x05value\x12\x12\n" +
+	"\x04unit\x18\x05 \x01(\tR\x04unit\x12\x0e\n" +
+	"\x02ok\x18\x06 \x01(\bR\x02ok\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\x12.\n" +
+	"\x04time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
+	"\bworkflow\x18\t \x01(\tR\bworkflow\x12\x18\n" +
+	"\averdict\x18\n" +
+	" \x01(\tR\averdict\"\xd4\x01\n" +
+	"\n" +
+	"HookStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
+	"\battempts\x18\x05 \x01(\rR\battempts\x126\n" +
+	"\bdeadline\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\xae\x02\n" +
 	"\vAgentStatus\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1d\n" +
 	"\n" +
@@ -995,7 +2150,12 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\bNextBoot\x12\x19\n" +
 	"\x15NEXT_BOOT_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04DISK\x10\x01\x12\t\n" +
-	"\x05AGENT\x10\x02B;Z9github.com/bedplate/bedplate/proto/bedplate/v1;bedplatev1b\x06proto3"
+	"\x05AGENT\x10\x02*F\n" +
+	"\n" +
+	"PowerState\x12\x1b\n" +
+	"\x17POWER_STATE_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bPOWER_ON\x10\x01\x12\r\n" +
+	"\tPOWER_OFF\x10\x02B;Z9github.com/bedplate/bedplate/proto/bedplate/v1;bedplatev1b\x06proto3"
 
 var (
 	file_bedplate_v1_machine_proto_rawDescOnce sync.Once
@@ -1009,47 +2169,75 @@ func file_bedplate_v1_machine_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_machine_proto_rawDescData
 }
 
-var file_bedplate_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bedplate_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_bedplate_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_bedplate_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_bedplate_v1_machine_proto_goTypes = []any{
 	(MachineState)(0),             // 0: bedplate.v1.MachineState
 	(NextBoot)(0),                 // 1: bedplate.v1.NextBoot
-	(*Machine)(nil),               // 2: bedplate.v1.Machine
-	(*MachineSpec)(nil),           // 3: bedplate.v1.MachineSpec
-	(*Interface)(nil),             // 4: bedplate.v1.Interface
-	(*BMC)(nil),                   // 5: bedplate.v1.BMC
-	(*MachineStatus)(nil),         // 6: bedplate.v1.MachineStatus
-	(*AgentStatus)(nil),           // 7: bedplate.v1.AgentStatus
-	(*Sighting)(nil),              // 8: bedplate.v1.Sighting
-	(*Phase)(nil),                 // 9: bedplate.v1.Phase
-	(*Metadata)(nil),              // 10: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*Inventory)(nil),             // 12: bedplate.v1.Inventory
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(PowerState)(0),               // 2: bedplate.v1.PowerState
+	(*Machine)(nil),               // 3: bedplate.v1.Machine
+	(*MachineSpec)(nil),           // 4: bedplate.v1.MachineSpec
+	(*Rescue)(nil),                // 5: bedplate.v1.Rescue
+	(*Expectation)(nil),           // 6: bedplate.v1.Expectation
+	(*ExpectedDisks)(nil),         // 7: bedplate.v1.ExpectedDisks
+	(*Interface)(nil),             // 8: bedplate.v1.Interface
+	(*BMC)(nil),                   // 9: bedplate.v1.BMC
+	(*MachineStatus)(nil),         // 10: bedplate.v1.MachineStatus
+	(*BMCStatus)(nil),             // 11: bedplate.v1.BMCStatus
+	(*Difference)(nil),            // 12: bedplate.v1.Difference
+	(*TestResult)(nil),            // 13: bedplate.v1.TestResult
+	(*HookStatus)(nil),            // 14: bedplate.v1.HookStatus
+	(*AgentStatus)(nil),           // 15: bedplate.v1.AgentStatus
+	(*Sighting)(nil),              // 16: bedplate.v1.Sighting
+	(*Phase)(nil),                 // 17: bedplate.v1.Phase
+	nil,                           // 18: bedplate.v1.Expectation.PciDevicesEntry
+	(*Metadata)(nil),              // 19: bedplate.v1.Metadata
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Inventory)(nil),             // 21: bedplate.v1.Inventory
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_bedplate_v1_machine_proto_depIdxs = []int32{
-	10, // 0: bedplate.v1.Machine.metadata:type_name -> bedplate.v1.Metadata
-	3,  // 1: bedplate.v1.Machine.spec:type_name -> bedplate.v1.MachineSpec
-	6,  // 2: bedplate.v1.Machine.status:type_name -> bedplate.v1.MachineStatus
-	4,  // 3: bedplate.v1.MachineSpec.interfaces:type_name -> bedplate.v1.Interface
-	5,  // 4: bedplate.v1.MachineSpec.bmc:type_name -> bedplate.v1.BMC
-	0,  // 5: bedplate.v1.MachineStatus.state:type_name -> bedplate.v1.MachineState
-	11, // 6: bedplate.v1.MachineStatus.state_time:type_name -> google.protobuf.Timestamp
-	11, // 7: bedplate.v1.MachineStatus.deadline:type_name -> google.protobuf.Timestamp
-	1,  // 8: bedplate.v1.MachineStatus.next_boot:type_name -> bedplate.v1.NextBoot
-	12, // 9: bedplate.v1.MachineStatus.inventory:type_name -> bedplate.v1.Inventory
-	7,  // 10: bedplate.v1.MachineStatus.agent:type_name -> bedplate.v1.AgentStatus
-	11, // 11: bedplate.v1.AgentStatus.enroll_time:type_name -> google.protobuf.Timestamp
-	11, // 12: bedplate.v1.AgentStatus.connect_time:type_name -> google.protobuf.Timestamp
-	11, // 13: bedplate.v1.Sighting.time:type_name -> google.protobuf.Timestamp
-	11, // 14: bedplate.v1.Phase.start_time:type_name -> google.protobuf.Timestamp
-	11, // 15: bedplate.v1.Phase.end_time:type_name -> google.protobuf.Timestamp
-	13, // 16: bedplate.v1.Phase.duration:type_name -> google.protobuf.Duration
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	19, // 0: bedplate.v1.Machine.metadata:type_name -> bedplate.v1.Metadata
+	4,  // 1: bedplate.v1.Machine.spec:type_name -> bedplate.v1.MachineSpec
+	10, // 2: bedplate.v1.Machine.status:type_name -> bedplate.v1.MachineStatus
+	8,  // 3: bedplate.v1.MachineSpec.interfaces:type_name -> bedplate.v1.Interface
+	9,  // 4: bedplate.v1.MachineSpec.bmc:type_name -> bedplate.v1.BMC
+	6,  // 5: bedplate.v1.MachineSpec.expect:type_name -> bedplate.v1.Expectation
+	5,  // 6: bedplate.v1.MachineSpec.rescue:type_name -> bedplate.v1.Rescue
+	7,  // 7: bedplate.v1.Expectation.disks:type_name -> bedplate.v1.ExpectedDisks
+	18, // 8: bedplate.v1.Expectation.pci_devices:type_name -> bedplate.v1.Expectation.PciDevicesEntry
+	0,  // 9: bedplate.v1.MachineStatus.state:type_name -> bedplate.v1.MachineState
+	20, // 10: bedplate.v1.MachineStatus.state_time:type_name -> google.protobuf.Timestamp
+	20, // 11: bedplate.v1.MachineStatus.deadline:type_name -> google.protobuf.Timestamp
+	1,  // 12: bedplate.v1.MachineStatus.next_boot:type_name -> bedplate.v1.NextBoot
+	21, // 13: bedplate.v1.MachineStatus.inventory:type_name -> bedplate.v1.Inventory
+	15, // 14: bedplate.v1.MachineStatus.agent:type_name -> bedplate.v1.AgentStatus
+	11, // 15: bedplate.v1.MachineStatus.bmc:type_name -> bedplate.v1.BMCStatus
+	12, // 16: bedplate.v1.MachineStatus.differences:type_name -> bedplate.v1.Difference
+	13, // 17: bedplate.v1.MachineStatus.tests:type_name -> bedplate.v1.TestResult
+	20, // 18: bedplate.v1.MachineStatus.inspect_time:type_name -> google.protobuf.Timestamp
+	20, // 19: bedplate.v1.MachineStatus.test_time:type_name -> google.protobuf.Timestamp
+	14, // 20: bedplate.v1.MachineStatus.hooks:type_name -> bedplate.v1.HookStatus
+	21, // 21: bedplate.v1.MachineStatus.bmc_inventory:type_name -> bedplate.v1.Inventory
+	2,  // 22: bedplate.v1.BMCStatus.power:type_name -> bedplate.v1.PowerState
+	20, // 23: bedplate.v1.BMCStatus.contact_time:type_name -> google.protobuf.Timestamp
+	20, // 24: bedplate.v1.BMCStatus.circuit_time:type_name -> google.protobuf.Timestamp
+	20, // 25: bedplate.v1.BMCStatus.retry_time:type_name -> google.protobuf.Timestamp
+	20, // 26: bedplate.v1.BMCStatus.password_time:type_name -> google.protobuf.Timestamp
+	20, // 27: bedplate.v1.TestResult.time:type_name -> google.protobuf.Timestamp
+	20, // 28: bedplate.v1.HookStatus.time:type_name -> google.protobuf.Timestamp
+	20, // 29: bedplate.v1.HookStatus.deadline:type_name -> google.protobuf.Timestamp
+	20, // 30: bedplate.v1.AgentStatus.enroll_time:type_name -> google.protobuf.Timestamp
+	20, // 31: bedplate.v1.AgentStatus.connect_time:type_name -> google.protobuf.Timestamp
+	20, // 32: bedplate.v1.Sighting.time:type_name -> google.protobuf.Timestamp
+	20, // 33: bedplate.v1.Phase.start_time:type_name -> google.protobuf.Timestamp
+	20, // 34: bedplate.v1.Phase.end_time:type_name -> google.protobuf.Timestamp
+	22, // 35: bedplate.v1.Phase.duration:type_name -> google.protobuf.Duration
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_machine_proto_init() }
@@ -1064,8 +2252,8 @@ func file_bedplate_v1_machine_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_machine_proto_rawDesc), len(file_bedplate_v1_machine_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   8,
+			NumEnums:      3,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
