@@ -24,6 +24,50 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RetryMachineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryMachineRequest) Reset() {
+	*x = RetryMachineRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryMachineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryMachineRequest) ProtoMessage() {}
+
+func (x *RetryMachineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryMachineRequest.ProtoReflect.Descriptor instead.
+func (*RetryMachineRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RetryMachineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type GetMachineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -33,7 +77,7 @@ type GetMachineRequest struct {
 
 func (x *GetMachineRequest) Reset() {
 	*x = GetMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	mi := &file_bedplate_v1_api_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +89,7 @@ func (x *GetMachineRequest) String() string {
 func (*GetMachineRequest) ProtoMessage() {}
 
 func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	mi := &file_bedplate_v1_api_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +102,7 @@ func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{0}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *GetMachineRequest) GetName() string {
@@ -81,7 +125,7 @@ type ListMachinesRequest struct {
 
 func (x *ListMachinesRequest) Reset() {
 	*x = ListMachinesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[1]
+	mi := &file_bedplate_v1_api_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -93,7 +137,7 @@ func (x *ListMachinesRequest) String() string {
 func (*ListMachinesRequest) ProtoMessage() {}
 
 func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[1]
+	mi := &file_bedplate_v1_api_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -106,7 +150,7 @@ func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesRequest.ProtoReflect.Descriptor instead.
 func (*ListMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{1}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ListMachinesRequest) GetPageSize() int32 {
@@ -143,7 +187,7 @@ type ListMachinesResponse struct {
 
 func (x *ListMachinesResponse) Reset() {
 	*x = ListMachinesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[2]
+	mi := &file_bedplate_v1_api_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +199,7 @@ func (x *ListMachinesResponse) String() string {
 func (*ListMachinesResponse) ProtoMessage() {}
 
 func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[2]
+	mi := &file_bedplate_v1_api_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +212,7 @@ func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{2}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListMachinesResponse) GetMachines() []*Machine {
@@ -205,7 +249,7 @@ type CreateMachineRequest struct {
 
 func (x *CreateMachineRequest) Reset() {
 	*x = CreateMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[3]
+	mi := &file_bedplate_v1_api_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +261,7 @@ func (x *CreateMachineRequest) String() string {
 func (*CreateMachineRequest) ProtoMessage() {}
 
 func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[3]
+	mi := &file_bedplate_v1_api_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +274,7 @@ func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{3}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateMachineRequest) GetMachine() *Machine {
@@ -266,7 +310,7 @@ type UpdateMachineRequest struct {
 
 func (x *UpdateMachineRequest) Reset() {
 	*x = UpdateMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[4]
+	mi := &file_bedplate_v1_api_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +322,7 @@ func (x *UpdateMachineRequest) String() string {
 func (*UpdateMachineRequest) ProtoMessage() {}
 
 func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[4]
+	mi := &file_bedplate_v1_api_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +335,7 @@ func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMachineRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{4}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UpdateMachineRequest) GetMachine() *Machine {
@@ -326,7 +370,7 @@ type DeleteMachineRequest struct {
 
 func (x *DeleteMachineRequest) Reset() {
 	*x = DeleteMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[5]
+	mi := &file_bedplate_v1_api_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +382,7 @@ func (x *DeleteMachineRequest) String() string {
 func (*DeleteMachineRequest) ProtoMessage() {}
 
 func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[5]
+	mi := &file_bedplate_v1_api_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +395,7 @@ func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMachineRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{5}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteMachineRequest) GetName() string {
@@ -381,7 +425,7 @@ type WatchMachinesRequest struct {
 
 func (x *WatchMachinesRequest) Reset() {
 	*x = WatchMachinesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	mi := &file_bedplate_v1_api_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +437,7 @@ func (x *WatchMachinesRequest) String() string {
 func (*WatchMachinesRequest) ProtoMessage() {}
 
 func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	mi := &file_bedplate_v1_api_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +450,7 @@ func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMachinesRequest.ProtoReflect.Descriptor instead.
 func (*WatchMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{6}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchMachinesRequest) GetName() string {
@@ -441,7 +485,7 @@ type WatchMachinesResponse struct {
 
 func (x *WatchMachinesResponse) Reset() {
 	*x = WatchMachinesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	mi := &file_bedplate_v1_api_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +497,7 @@ func (x *WatchMachinesResponse) String() string {
 func (*WatchMachinesResponse) ProtoMessage() {}
 
 func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	mi := &file_bedplate_v1_api_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +510,7 @@ func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{7}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchMachinesResponse) GetType() ChangeType {
@@ -499,7 +543,7 @@ type ExplainMachineRequest struct {
 
 func (x *ExplainMachineRequest) Reset() {
 	*x = ExplainMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	mi := &file_bedplate_v1_api_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +555,7 @@ func (x *ExplainMachineRequest) String() string {
 func (*ExplainMachineRequest) ProtoMessage() {}
 
 func (x *ExplainMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	mi := &file_bedplate_v1_api_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +568,7 @@ func (x *ExplainMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMachineRequest.ProtoReflect.Descriptor instead.
 func (*ExplainMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{8}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExplainMachineRequest) GetName() string {
@@ -553,7 +597,7 @@ type ExplainMachineResponse struct {
 
 func (x *ExplainMachineResponse) Reset() {
 	*x = ExplainMachineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	mi := &file_bedplate_v1_api_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +609,7 @@ func (x *ExplainMachineResponse) String() string {
 func (*ExplainMachineResponse) ProtoMessage() {}
 
 func (x *ExplainMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	mi := &file_bedplate_v1_api_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +622,7 @@ func (x *ExplainMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMachineResponse.ProtoReflect.Descriptor instead.
 func (*ExplainMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{9}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExplainMachineResponse) GetMachine() *Machine {
@@ -639,7 +683,7 @@ type FollowMachineRequest struct {
 
 func (x *FollowMachineRequest) Reset() {
 	*x = FollowMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[10]
+	mi := &file_bedplate_v1_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +695,7 @@ func (x *FollowMachineRequest) String() string {
 func (*FollowMachineRequest) ProtoMessage() {}
 
 func (x *FollowMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[10]
+	mi := &file_bedplate_v1_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +708,7 @@ func (x *FollowMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowMachineRequest.ProtoReflect.Descriptor instead.
 func (*FollowMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{10}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FollowMachineRequest) GetName() string {
@@ -688,7 +732,7 @@ type FollowMachineResponse struct {
 
 func (x *FollowMachineResponse) Reset() {
 	*x = FollowMachineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[11]
+	mi := &file_bedplate_v1_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +744,7 @@ func (x *FollowMachineResponse) String() string {
 func (*FollowMachineResponse) ProtoMessage() {}
 
 func (x *FollowMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[11]
+	mi := &file_bedplate_v1_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +757,7 @@ func (x *FollowMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowMachineResponse.ProtoReflect.Descriptor instead.
 func (*FollowMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FollowMachineResponse) GetEvent() isFollowMachineResponse_Event {
@@ -783,7 +827,7 @@ type GetMachineTimelineRequest struct {
 
 func (x *GetMachineTimelineRequest) Reset() {
 	*x = GetMachineTimelineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[12]
+	mi := &file_bedplate_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +839,7 @@ func (x *GetMachineTimelineRequest) String() string {
 func (*GetMachineTimelineRequest) ProtoMessage() {}
 
 func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[12]
+	mi := &file_bedplate_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +852,7 @@ func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetMachineTimelineRequest) GetName() string {
@@ -827,7 +871,7 @@ type GetMachineTimelineResponse struct {
 
 func (x *GetMachineTimelineResponse) Reset() {
 	*x = GetMachineTimelineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[13]
+	mi := &file_bedplate_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +883,7 @@ func (x *GetMachineTimelineResponse) String() string {
 func (*GetMachineTimelineResponse) ProtoMessage() {}
 
 func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[13]
+	mi := &file_bedplate_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +896,7 @@ func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineResponse.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetMachineTimelineResponse) GetPhases() []*Phase {
@@ -871,7 +915,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[14]
+	mi := &file_bedplate_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +927,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[14]
+	mi := &file_bedplate_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +940,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -919,7 +963,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[15]
+	mi := &file_bedplate_v1_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +975,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[15]
+	mi := &file_bedplate_v1_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +988,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -981,7 +1025,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[16]
+	mi := &file_bedplate_v1_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1037,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[16]
+	mi := &file_bedplate_v1_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1050,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1043,7 +1087,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[17]
+	mi := &file_bedplate_v1_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1099,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[17]
+	mi := &file_bedplate_v1_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1112,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateNetworkRequest) GetNetwork() *Network {
@@ -1104,7 +1148,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[18]
+	mi := &file_bedplate_v1_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1160,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[18]
+	mi := &file_bedplate_v1_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1173,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1164,7 +1208,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[19]
+	mi := &file_bedplate_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1220,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[19]
+	mi := &file_bedplate_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1233,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{19}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1219,7 +1263,7 @@ type WatchNetworksRequest struct {
 
 func (x *WatchNetworksRequest) Reset() {
 	*x = WatchNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[20]
+	mi := &file_bedplate_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1275,7 @@ func (x *WatchNetworksRequest) String() string {
 func (*WatchNetworksRequest) ProtoMessage() {}
 
 func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[20]
+	mi := &file_bedplate_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1288,7 @@ func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksRequest.ProtoReflect.Descriptor instead.
 func (*WatchNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{20}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchNetworksRequest) GetName() string {
@@ -1279,7 +1323,7 @@ type WatchNetworksResponse struct {
 
 func (x *WatchNetworksResponse) Reset() {
 	*x = WatchNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[21]
+	mi := &file_bedplate_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1335,7 @@ func (x *WatchNetworksResponse) String() string {
 func (*WatchNetworksResponse) ProtoMessage() {}
 
 func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[21]
+	mi := &file_bedplate_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1348,7 @@ func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksResponse.ProtoReflect.Descriptor instead.
 func (*WatchNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{21}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchNetworksResponse) GetType() ChangeType {
@@ -1337,7 +1381,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[22]
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1393,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[22]
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1406,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -1385,7 +1429,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1441,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1454,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListImagesRequest) GetPageSize() int32 {
@@ -1447,7 +1491,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1503,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1516,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -1509,7 +1553,7 @@ type CreateImageRequest struct {
 
 func (x *CreateImageRequest) Reset() {
 	*x = CreateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1565,7 @@ func (x *CreateImageRequest) String() string {
 func (*CreateImageRequest) ProtoMessage() {}
 
 func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1578,7 @@ func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateImageRequest.ProtoReflect.Descriptor instead.
 func (*CreateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateImageRequest) GetImage() *Image {
@@ -1570,7 +1614,7 @@ type UpdateImageRequest struct {
 
 func (x *UpdateImageRequest) Reset() {
 	*x = UpdateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1626,7 @@ func (x *UpdateImageRequest) String() string {
 func (*UpdateImageRequest) ProtoMessage() {}
 
 func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1639,7 @@ func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageRequest.ProtoReflect.Descriptor instead.
 func (*UpdateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateImageRequest) GetImage() *Image {
@@ -1630,7 +1674,7 @@ type DeleteImageRequest struct {
 
 func (x *DeleteImageRequest) Reset() {
 	*x = DeleteImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1686,7 @@ func (x *DeleteImageRequest) String() string {
 func (*DeleteImageRequest) ProtoMessage() {}
 
 func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1699,7 @@ func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteImageRequest) GetName() string {
@@ -1685,7 +1729,7 @@ type WatchImagesRequest struct {
 
 func (x *WatchImagesRequest) Reset() {
 	*x = WatchImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1741,7 @@ func (x *WatchImagesRequest) String() string {
 func (*WatchImagesRequest) ProtoMessage() {}
 
 func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1754,7 @@ func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesRequest.ProtoReflect.Descriptor instead.
 func (*WatchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchImagesRequest) GetName() string {
@@ -1745,7 +1789,7 @@ type WatchImagesResponse struct {
 
 func (x *WatchImagesResponse) Reset() {
 	*x = WatchImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1801,7 @@ func (x *WatchImagesResponse) String() string {
 func (*WatchImagesResponse) ProtoMessage() {}
 
 func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1814,7 @@ func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesResponse.ProtoReflect.Descriptor instead.
 func (*WatchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchImagesResponse) GetType() ChangeType {
@@ -1807,7 +1851,7 @@ type UploadImageRequest struct {
 
 func (x *UploadImageRequest) Reset() {
 	*x = UploadImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1863,7 @@ func (x *UploadImageRequest) String() string {
 func (*UploadImageRequest) ProtoMessage() {}
 
 func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1876,7 @@ func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageRequest.ProtoReflect.Descriptor instead.
 func (*UploadImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UploadImageRequest) GetPart() isUploadImageRequest_Part {
@@ -1890,7 +1934,7 @@ type UploadImageHeader struct {
 
 func (x *UploadImageHeader) Reset() {
 	*x = UploadImageHeader{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1946,7 @@ func (x *UploadImageHeader) String() string {
 func (*UploadImageHeader) ProtoMessage() {}
 
 func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +1959,7 @@ func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageHeader.ProtoReflect.Descriptor instead.
 func (*UploadImageHeader) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UploadImageHeader) GetName() string {
@@ -1948,7 +1992,7 @@ type UploadImageResponse struct {
 
 func (x *UploadImageResponse) Reset() {
 	*x = UploadImageResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2004,7 @@ func (x *UploadImageResponse) String() string {
 func (*UploadImageResponse) ProtoMessage() {}
 
 func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2017,7 @@ func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageResponse.ProtoReflect.Descriptor instead.
 func (*UploadImageResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UploadImageResponse) GetImage() *Image {
@@ -1992,7 +2036,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2048,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2061,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -2040,7 +2084,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2096,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2109,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListTemplatesRequest) GetPageSize() int32 {
@@ -2102,7 +2146,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2158,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2171,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2164,7 +2208,7 @@ type CreateTemplateRequest struct {
 
 func (x *CreateTemplateRequest) Reset() {
 	*x = CreateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2220,7 @@ func (x *CreateTemplateRequest) String() string {
 func (*CreateTemplateRequest) ProtoMessage() {}
 
 func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2233,7 @@ func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateTemplateRequest) GetTemplate() *Template {
@@ -2225,7 +2269,7 @@ type UpdateTemplateRequest struct {
 
 func (x *UpdateTemplateRequest) Reset() {
 	*x = UpdateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2281,7 @@ func (x *UpdateTemplateRequest) String() string {
 func (*UpdateTemplateRequest) ProtoMessage() {}
 
 func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2294,7 @@ func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdateTemplateRequest) GetTemplate() *Template {
@@ -2285,7 +2329,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2341,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2354,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -2340,7 +2384,7 @@ type WatchTemplatesRequest struct {
 
 func (x *WatchTemplatesRequest) Reset() {
 	*x = WatchTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2396,7 @@ func (x *WatchTemplatesRequest) String() string {
 func (*WatchTemplatesRequest) ProtoMessage() {}
 
 func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2409,7 @@ func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchTemplatesRequest) GetName() string {
@@ -2400,7 +2444,7 @@ type WatchTemplatesResponse struct {
 
 func (x *WatchTemplatesResponse) Reset() {
 	*x = WatchTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2456,7 @@ func (x *WatchTemplatesResponse) String() string {
 func (*WatchTemplatesResponse) ProtoMessage() {}
 
 func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2469,7 @@ func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchTemplatesResponse) GetType() ChangeType {
@@ -2458,7 +2502,7 @@ type GetWorkflowRequest struct {
 
 func (x *GetWorkflowRequest) Reset() {
 	*x = GetWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2514,7 @@ func (x *GetWorkflowRequest) String() string {
 func (*GetWorkflowRequest) ProtoMessage() {}
 
 func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2527,7 @@ func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*GetWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetWorkflowRequest) GetName() string {
@@ -2506,7 +2550,7 @@ type ListWorkflowsRequest struct {
 
 func (x *ListWorkflowsRequest) Reset() {
 	*x = ListWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2562,7 @@ func (x *ListWorkflowsRequest) String() string {
 func (*ListWorkflowsRequest) ProtoMessage() {}
 
 func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2575,7 @@ func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListWorkflowsRequest) GetPageSize() int32 {
@@ -2568,7 +2612,7 @@ type ListWorkflowsResponse struct {
 
 func (x *ListWorkflowsResponse) Reset() {
 	*x = ListWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2624,7 @@ func (x *ListWorkflowsResponse) String() string {
 func (*ListWorkflowsResponse) ProtoMessage() {}
 
 func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2637,7 @@ func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListWorkflowsResponse) GetWorkflows() []*Workflow {
@@ -2630,7 +2674,7 @@ type CreateWorkflowRequest struct {
 
 func (x *CreateWorkflowRequest) Reset() {
 	*x = CreateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2686,7 @@ func (x *CreateWorkflowRequest) String() string {
 func (*CreateWorkflowRequest) ProtoMessage() {}
 
 func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2699,7 @@ func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CreateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateWorkflowRequest) GetWorkflow() *Workflow {
@@ -2691,7 +2735,7 @@ type UpdateWorkflowRequest struct {
 
 func (x *UpdateWorkflowRequest) Reset() {
 	*x = UpdateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2747,7 @@ func (x *UpdateWorkflowRequest) String() string {
 func (*UpdateWorkflowRequest) ProtoMessage() {}
 
 func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2760,7 @@ func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateWorkflowRequest) GetWorkflow() *Workflow {
@@ -2751,7 +2795,7 @@ type DeleteWorkflowRequest struct {
 
 func (x *DeleteWorkflowRequest) Reset() {
 	*x = DeleteWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2807,7 @@ func (x *DeleteWorkflowRequest) String() string {
 func (*DeleteWorkflowRequest) ProtoMessage() {}
 
 func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2820,7 @@ func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteWorkflowRequest) GetName() string {
@@ -2806,7 +2850,7 @@ type WatchWorkflowsRequest struct {
 
 func (x *WatchWorkflowsRequest) Reset() {
 	*x = WatchWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2862,7 @@ func (x *WatchWorkflowsRequest) String() string {
 func (*WatchWorkflowsRequest) ProtoMessage() {}
 
 func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2875,7 @@ func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchWorkflowsRequest) GetName() string {
@@ -2866,7 +2910,7 @@ type WatchWorkflowsResponse struct {
 
 func (x *WatchWorkflowsResponse) Reset() {
 	*x = WatchWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2878,7 +2922,7 @@ func (x *WatchWorkflowsResponse) String() string {
 func (*WatchWorkflowsResponse) ProtoMessage() {}
 
 func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2891,7 +2935,7 @@ func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WatchWorkflowsResponse) GetType() ChangeType {
@@ -2928,7 +2972,7 @@ type FollowWorkflowRequest struct {
 
 func (x *FollowWorkflowRequest) Reset() {
 	*x = FollowWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +2984,7 @@ func (x *FollowWorkflowRequest) String() string {
 func (*FollowWorkflowRequest) ProtoMessage() {}
 
 func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +2997,7 @@ func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *FollowWorkflowRequest) GetName() string {
@@ -2991,7 +3035,7 @@ type FollowWorkflowResponse struct {
 
 func (x *FollowWorkflowResponse) Reset() {
 	*x = FollowWorkflowResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3003,7 +3047,7 @@ func (x *FollowWorkflowResponse) String() string {
 func (*FollowWorkflowResponse) ProtoMessage() {}
 
 func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3016,7 +3060,7 @@ func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowResponse.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FollowWorkflowResponse) GetEvent() isFollowWorkflowResponse_Event {
@@ -3086,7 +3130,7 @@ type StepProgress struct {
 
 func (x *StepProgress) Reset() {
 	*x = StepProgress{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3142,7 @@ func (x *StepProgress) String() string {
 func (*StepProgress) ProtoMessage() {}
 
 func (x *StepProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3155,7 @@ func (x *StepProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepProgress.ProtoReflect.Descriptor instead.
 func (*StepProgress) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StepProgress) GetStep() string {
@@ -3138,7 +3182,7 @@ type CancelWorkflowRequest struct {
 
 func (x *CancelWorkflowRequest) Reset() {
 	*x = CancelWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3194,7 @@ func (x *CancelWorkflowRequest) String() string {
 func (*CancelWorkflowRequest) ProtoMessage() {}
 
 func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3207,7 @@ func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CancelWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CancelWorkflowRequest) GetName() string {
@@ -3191,7 +3235,7 @@ type RetryWorkflowRequest struct {
 
 func (x *RetryWorkflowRequest) Reset() {
 	*x = RetryWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3247,7 @@ func (x *RetryWorkflowRequest) String() string {
 func (*RetryWorkflowRequest) ProtoMessage() {}
 
 func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3260,7 @@ func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*RetryWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RetryWorkflowRequest) GetName() string {
@@ -3245,7 +3289,7 @@ type ApproveWorkflowRequest struct {
 
 func (x *ApproveWorkflowRequest) Reset() {
 	*x = ApproveWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3257,7 +3301,7 @@ func (x *ApproveWorkflowRequest) String() string {
 func (*ApproveWorkflowRequest) ProtoMessage() {}
 
 func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3270,7 +3314,7 @@ func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*ApproveWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApproveWorkflowRequest) GetName() string {
@@ -3305,7 +3349,7 @@ type ReinstallInstanceRequest struct {
 
 func (x *ReinstallInstanceRequest) Reset() {
 	*x = ReinstallInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +3361,7 @@ func (x *ReinstallInstanceRequest) String() string {
 func (*ReinstallInstanceRequest) ProtoMessage() {}
 
 func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +3374,7 @@ func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReinstallInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ReinstallInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReinstallInstanceRequest) GetName() string {
@@ -3356,7 +3400,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3412,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3425,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetInstanceRequest) GetName() string {
@@ -3404,7 +3448,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3460,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3473,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListInstancesRequest) GetPageSize() int32 {
@@ -3466,7 +3510,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3478,7 +3522,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3491,7 +3535,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3528,7 +3572,7 @@ type CreateInstanceRequest struct {
 
 func (x *CreateInstanceRequest) Reset() {
 	*x = CreateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3584,7 @@ func (x *CreateInstanceRequest) String() string {
 func (*CreateInstanceRequest) ProtoMessage() {}
 
 func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3597,7 @@ func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*CreateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CreateInstanceRequest) GetInstance() *Instance {
@@ -3589,7 +3633,7 @@ type UpdateInstanceRequest struct {
 
 func (x *UpdateInstanceRequest) Reset() {
 	*x = UpdateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3645,7 @@ func (x *UpdateInstanceRequest) String() string {
 func (*UpdateInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3658,7 @@ func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *UpdateInstanceRequest) GetInstance() *Instance {
@@ -3649,7 +3693,7 @@ type DeleteInstanceRequest struct {
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3705,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3718,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -3704,7 +3748,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3716,7 +3760,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3729,7 +3773,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchInstancesRequest) GetName() string {
@@ -3764,7 +3808,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +3820,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +3833,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchInstancesResponse) GetType() ChangeType {
@@ -3822,7 +3866,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3834,7 +3878,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3847,7 +3891,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetTokenRequest) GetName() string {
@@ -3870,7 +3914,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +3926,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3895,7 +3939,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -3932,7 +3976,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3944,7 +3988,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3957,7 +4001,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -3994,7 +4038,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4050,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4063,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -4055,7 +4099,7 @@ type UpdateTokenRequest struct {
 
 func (x *UpdateTokenRequest) Reset() {
 	*x = UpdateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4111,7 @@ func (x *UpdateTokenRequest) String() string {
 func (*UpdateTokenRequest) ProtoMessage() {}
 
 func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4124,7 @@ func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTokenRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *UpdateTokenRequest) GetToken() *Token {
@@ -4115,7 +4159,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4127,7 +4171,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4140,7 +4184,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DeleteTokenRequest) GetName() string {
@@ -4170,7 +4214,7 @@ type WatchTokensRequest struct {
 
 func (x *WatchTokensRequest) Reset() {
 	*x = WatchTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4226,7 @@ func (x *WatchTokensRequest) String() string {
 func (*WatchTokensRequest) ProtoMessage() {}
 
 func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4239,7 @@ func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchTokensRequest) GetName() string {
@@ -4230,7 +4274,7 @@ type WatchTokensResponse struct {
 
 func (x *WatchTokensResponse) Reset() {
 	*x = WatchTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4242,7 +4286,7 @@ func (x *WatchTokensResponse) String() string {
 func (*WatchTokensResponse) ProtoMessage() {}
 
 func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4255,7 +4299,7 @@ func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensResponse.ProtoReflect.Descriptor instead.
 func (*WatchTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *WatchTokensResponse) GetType() ChangeType {
@@ -4288,7 +4332,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4300,7 +4344,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4313,7 +4357,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -4336,7 +4380,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4348,7 +4392,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4361,7 +4405,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -4398,7 +4442,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4410,7 +4454,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4423,7 +4467,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -4460,7 +4504,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4472,7 +4516,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4485,7 +4529,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CreateSecretRequest) GetSecret() *Secret {
@@ -4521,7 +4565,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +4577,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +4590,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *UpdateSecretRequest) GetSecret() *Secret {
@@ -4581,7 +4625,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +4637,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +4650,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -4636,7 +4680,7 @@ type WatchSecretsRequest struct {
 
 func (x *WatchSecretsRequest) Reset() {
 	*x = WatchSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +4692,7 @@ func (x *WatchSecretsRequest) String() string {
 func (*WatchSecretsRequest) ProtoMessage() {}
 
 func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +4705,7 @@ func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *WatchSecretsRequest) GetName() string {
@@ -4696,7 +4740,7 @@ type WatchSecretsResponse struct {
 
 func (x *WatchSecretsResponse) Reset() {
 	*x = WatchSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4708,7 +4752,7 @@ func (x *WatchSecretsResponse) String() string {
 func (*WatchSecretsResponse) ProtoMessage() {}
 
 func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4721,7 +4765,7 @@ func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *WatchSecretsResponse) GetType() ChangeType {
@@ -4756,7 +4800,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +4812,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +4825,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -4807,7 +4851,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4819,7 +4863,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4832,7 +4876,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -4855,7 +4899,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4867,7 +4911,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4880,7 +4924,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListPoolsRequest) GetPageSize() int32 {
@@ -4917,7 +4961,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4929,7 +4973,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4942,7 +4986,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -4979,7 +5023,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4991,7 +5035,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5004,7 +5048,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *CreatePoolRequest) GetPool() *Pool {
@@ -5040,7 +5084,7 @@ type UpdatePoolRequest struct {
 
 func (x *UpdatePoolRequest) Reset() {
 	*x = UpdatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5052,7 +5096,7 @@ func (x *UpdatePoolRequest) String() string {
 func (*UpdatePoolRequest) ProtoMessage() {}
 
 func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5065,7 +5109,7 @@ func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *UpdatePoolRequest) GetPool() *Pool {
@@ -5100,7 +5144,7 @@ type DeletePoolRequest struct {
 
 func (x *DeletePoolRequest) Reset() {
 	*x = DeletePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5112,7 +5156,7 @@ func (x *DeletePoolRequest) String() string {
 func (*DeletePoolRequest) ProtoMessage() {}
 
 func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5125,7 +5169,7 @@ func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
 func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *DeletePoolRequest) GetName() string {
@@ -5155,7 +5199,7 @@ type WatchPoolsRequest struct {
 
 func (x *WatchPoolsRequest) Reset() {
 	*x = WatchPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5167,7 +5211,7 @@ func (x *WatchPoolsRequest) String() string {
 func (*WatchPoolsRequest) ProtoMessage() {}
 
 func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5180,7 +5224,7 @@ func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *WatchPoolsRequest) GetName() string {
@@ -5215,7 +5259,7 @@ type WatchPoolsResponse struct {
 
 func (x *WatchPoolsResponse) Reset() {
 	*x = WatchPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5227,7 +5271,7 @@ func (x *WatchPoolsResponse) String() string {
 func (*WatchPoolsResponse) ProtoMessage() {}
 
 func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5240,7 +5284,7 @@ func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *WatchPoolsResponse) GetType() ChangeType {
@@ -5273,7 +5317,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5285,7 +5329,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5298,7 +5342,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *GetRuleRequest) GetName() string {
@@ -5321,7 +5365,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5333,7 +5377,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5346,7 +5390,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ListRulesRequest) GetPageSize() int32 {
@@ -5383,7 +5427,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5395,7 +5439,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5408,7 +5452,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ListRulesResponse) GetRules() []*Rule {
@@ -5445,7 +5489,7 @@ type CreateRuleRequest struct {
 
 func (x *CreateRuleRequest) Reset() {
 	*x = CreateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5457,7 +5501,7 @@ func (x *CreateRuleRequest) String() string {
 func (*CreateRuleRequest) ProtoMessage() {}
 
 func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5470,7 +5514,7 @@ func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *CreateRuleRequest) GetRule() *Rule {
@@ -5506,7 +5550,7 @@ type UpdateRuleRequest struct {
 
 func (x *UpdateRuleRequest) Reset() {
 	*x = UpdateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5518,7 +5562,7 @@ func (x *UpdateRuleRequest) String() string {
 func (*UpdateRuleRequest) ProtoMessage() {}
 
 func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5531,7 +5575,7 @@ func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *UpdateRuleRequest) GetRule() *Rule {
@@ -5566,7 +5610,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5578,7 +5622,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5591,7 +5635,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *DeleteRuleRequest) GetName() string {
@@ -5621,7 +5665,7 @@ type WatchRulesRequest struct {
 
 func (x *WatchRulesRequest) Reset() {
 	*x = WatchRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5633,7 +5677,7 @@ func (x *WatchRulesRequest) String() string {
 func (*WatchRulesRequest) ProtoMessage() {}
 
 func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5646,7 +5690,7 @@ func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *WatchRulesRequest) GetName() string {
@@ -5681,7 +5725,7 @@ type WatchRulesResponse struct {
 
 func (x *WatchRulesResponse) Reset() {
 	*x = WatchRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5693,7 +5737,7 @@ func (x *WatchRulesResponse) String() string {
 func (*WatchRulesResponse) ProtoMessage() {}
 
 func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5706,7 +5750,7 @@ func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *WatchRulesResponse) GetType() ChangeType {
@@ -5739,7 +5783,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5751,7 +5795,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5764,7 +5808,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -5787,7 +5831,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5799,7 +5843,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5812,7 +5856,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ListJobsRequest) GetPageSize() int32 {
@@ -5849,7 +5893,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5861,7 +5905,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5874,7 +5918,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -5911,7 +5955,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5923,7 +5967,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5936,7 +5980,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -5972,7 +6016,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5984,7 +6028,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5997,7 +6041,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *UpdateJobRequest) GetJob() *Job {
@@ -6032,7 +6076,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6044,7 +6088,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6057,7 +6101,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -6087,7 +6131,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6099,7 +6143,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6112,7 +6156,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *WatchJobsRequest) GetName() string {
@@ -6147,7 +6191,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6159,7 +6203,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6172,7 +6216,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *WatchJobsResponse) GetType() ChangeType {
@@ -6207,7 +6251,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6219,7 +6263,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6232,7 +6276,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -6262,7 +6306,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6274,7 +6318,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6287,7 +6331,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -6328,7 +6372,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6340,7 +6384,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6353,7 +6397,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -6380,7 +6424,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6392,7 +6436,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6405,7 +6449,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -6431,7 +6475,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6443,7 +6487,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6456,7 +6500,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -6474,7 +6518,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6486,7 +6530,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6499,7 +6543,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
 }
 
 type GetServerInfoResponse struct {
@@ -6515,7 +6559,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6527,7 +6571,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6540,7 +6584,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -6575,7 +6619,9 @@ var File_bedplate_v1_api_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"'\n" +
+	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n" +
+	"\x13RetryMachineRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"'\n" +
 	"\x11GetMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"x\n" +
 	"\x13ListMachinesRequest\x12\x1b\n" +
@@ -7004,7 +7050,7 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12%\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x11.bedplate.v1.RoleR\x04role\x129\n" +
 	"\n" +
-	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\xb1\b\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\x9f\t\n" +
 	"\x0eMachineService\x12_\n" +
 	"\n" +
 	"GetMachine\x12\x1e.bedplate.v1.GetMachineRequest\x1a\x14.bedplate.v1.Machine\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/machines/{name}\x12i\n" +
@@ -7015,7 +7061,8 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\rWatchMachines\x12!.bedplate.v1.WatchMachinesRequest\x1a\".bedplate.v1.WatchMachinesResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/machines:watch0\x01\x12~\n" +
 	"\x0eExplainMachine\x12\".bedplate.v1.ExplainMachineRequest\x1a#.bedplate.v1.ExplainMachineResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/machines/{name}:explain\x12\x8b\x01\n" +
 	"\x12GetMachineTimeline\x12&.bedplate.v1.GetMachineTimelineRequest\x1a'.bedplate.v1.GetMachineTimelineResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/machines/{name}:timeline\x12|\n" +
-	"\rFollowMachine\x12!.bedplate.v1.FollowMachineRequest\x1a\".bedplate.v1.FollowMachineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/machines/{name}:follow0\x012\xa5\x05\n" +
+	"\rFollowMachine\x12!.bedplate.v1.FollowMachineRequest\x1a\".bedplate.v1.FollowMachineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/machines/{name}:follow0\x01\x12l\n" +
+	"\fRetryMachine\x12 .bedplate.v1.RetryMachineRequest\x1a\x14.bedplate.v1.Machine\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/machines/{name}:retry2\xa5\x05\n" +
 	"\x0eNetworkService\x12_\n" +
 	"\n" +
 	"GetNetwork\x12\x1e.bedplate.v1.GetNetworkRequest\x1a\x14.bedplate.v1.Network\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/networks/{name}\x12i\n" +
@@ -7131,376 +7178,379 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 112)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 113)
 var file_bedplate_v1_api_proto_goTypes = []any{
-	(*GetMachineRequest)(nil),          // 0: bedplate.v1.GetMachineRequest
-	(*ListMachinesRequest)(nil),        // 1: bedplate.v1.ListMachinesRequest
-	(*ListMachinesResponse)(nil),       // 2: bedplate.v1.ListMachinesResponse
-	(*CreateMachineRequest)(nil),       // 3: bedplate.v1.CreateMachineRequest
-	(*UpdateMachineRequest)(nil),       // 4: bedplate.v1.UpdateMachineRequest
-	(*DeleteMachineRequest)(nil),       // 5: bedplate.v1.DeleteMachineRequest
-	(*WatchMachinesRequest)(nil),       // 6: bedplate.v1.WatchMachinesRequest
-	(*WatchMachinesResponse)(nil),      // 7: bedplate.v1.WatchMachinesResponse
-	(*ExplainMachineRequest)(nil),      // 8: bedplate.v1.ExplainMachineRequest
-	(*ExplainMachineResponse)(nil),     // 9: bedplate.v1.ExplainMachineResponse
-	(*FollowMachineRequest)(nil),       // 10: bedplate.v1.FollowMachineRequest
-	(*FollowMachineResponse)(nil),      // 11: bedplate.v1.FollowMachineResponse
-	(*GetMachineTimelineRequest)(nil),  // 12: bedplate.v1.GetMachineTimelineRequest
-	(*GetMachineTimelineResponse)(nil), // 13: bedplate.v1.GetMachineTimelineResponse
-	(*GetNetworkRequest)(nil),          // 14: bedplate.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),        // 15: bedplate.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),       // 16: bedplate.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),       // 17: bedplate.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),       // 18: bedplate.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),       // 19: bedplate.v1.DeleteNetworkRequest
-	(*WatchNetworksRequest)(nil),       // 20: bedplate.v1.WatchNetworksRequest
-	(*WatchNetworksResponse)(nil),      // 21: bedplate.v1.WatchNetworksResponse
-	(*GetImageRequest)(nil),            // 22: bedplate.v1.GetImageRequest
-	(*ListImagesRequest)(nil),          // 23: bedplate.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),         // 24: bedplate.v1.ListImagesResponse
-	(*CreateImageRequest)(nil),         // 25: bedplate.v1.CreateImageRequest
-	(*UpdateImageRequest)(nil),         // 26: bedplate.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),         // 27: bedplate.v1.DeleteImageRequest
-	(*WatchImagesRequest)(nil),         // 28: bedplate.v1.WatchImagesRequest
-	(*WatchImagesResponse)(nil),        // 29: bedplate.v1.WatchImagesResponse
-	(*UploadImageRequest)(nil),         // 30: bedplate.v1.UploadImageRequest
-	(*UploadImageHeader)(nil),          // 31: bedplate.v1.UploadImageHeader
-	(*UploadImageResponse)(nil),        // 32: bedplate.v1.UploadImageResponse
-	(*GetTemplateRequest)(nil),         // 33: bedplate.v1.GetTemplateRequest
-	(*ListTemplatesRequest)(nil),       // 34: bedplate.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),      // 35: bedplate.v1.ListTemplatesResponse
-	(*CreateTemplateRequest)(nil),      // 36: bedplate.v1.CreateTemplateRequest
-	(*UpdateTemplateRequest)(nil),      // 37: bedplate.v1.UpdateTemplateRequest
-	(*DeleteTemplateRequest)(nil),      // 38: bedplate.v1.DeleteTemplateRequest
-	(*WatchTemplatesRequest)(nil),      // 39: bedplate.v1.WatchTemplatesRequest
-	(*WatchTemplatesResponse)(nil),     // 40: bedplate.v1.WatchTemplatesResponse
-	(*GetWorkflowRequest)(nil),         // 41: bedplate.v1.GetWorkflowRequest
-	(*ListWorkflowsRequest)(nil),       // 42: bedplate.v1.ListWorkflowsRequest
-	(*ListWorkflowsResponse)(nil),      // 43: bedplate.v1.ListWorkflowsResponse
-	(*CreateWorkflowRequest)(nil),      // 44: bedplate.v1.CreateWorkflowRequest
-	(*UpdateWorkflowRequest)(nil),      // 45: bedplate.v1.UpdateWorkflowRequest
-	(*DeleteWorkflowRequest)(nil),      // 46: bedplate.v1.DeleteWorkflowRequest
-	(*WatchWorkflowsRequest)(nil),      // 47: bedplate.v1.WatchWorkflowsRequest
-	(*WatchWorkflowsResponse)(nil),     // 48: bedplate.v1.WatchWorkflowsResponse
-	(*FollowWorkflowRequest)(nil),      // 49: bedplate.v1.FollowWorkflowRequest
-	(*FollowWorkflowResponse)(nil),     // 50: bedplate.v1.FollowWorkflowResponse
-	(*StepProgress)(nil),               // 51: bedplate.v1.StepProgress
-	(*CancelWorkflowRequest)(nil),      // 52: bedplate.v1.CancelWorkflowRequest
-	(*RetryWorkflowRequest)(nil),       // 53: bedplate.v1.RetryWorkflowRequest
-	(*ApproveWorkflowRequest)(nil),     // 54: bedplate.v1.ApproveWorkflowRequest
-	(*ReinstallInstanceRequest)(nil),   // 55: bedplate.v1.ReinstallInstanceRequest
-	(*GetInstanceRequest)(nil),         // 56: bedplate.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),       // 57: bedplate.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),      // 58: bedplate.v1.ListInstancesResponse
-	(*CreateInstanceRequest)(nil),      // 59: bedplate.v1.CreateInstanceRequest
-	(*UpdateInstanceRequest)(nil),      // 60: bedplate.v1.UpdateInstanceRequest
-	(*DeleteInstanceRequest)(nil),      // 61: bedplate.v1.DeleteInstanceRequest
-	(*WatchInstancesRequest)(nil),      // 62: bedplate.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),     // 63: bedplate.v1.WatchInstancesResponse
-	(*GetTokenRequest)(nil),            // 64: bedplate.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),          // 65: bedplate.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 66: bedplate.v1.ListTokensResponse
-	(*CreateTokenRequest)(nil),         // 67: bedplate.v1.CreateTokenRequest
-	(*UpdateTokenRequest)(nil),         // 68: bedplate.v1.UpdateTokenRequest
-	(*DeleteTokenRequest)(nil),         // 69: bedplate.v1.DeleteTokenRequest
-	(*WatchTokensRequest)(nil),         // 70: bedplate.v1.WatchTokensRequest
-	(*WatchTokensResponse)(nil),        // 71: bedplate.v1.WatchTokensResponse
-	(*GetSecretRequest)(nil),           // 72: bedplate.v1.GetSecretRequest
-	(*ListSecretsRequest)(nil),         // 73: bedplate.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),        // 74: bedplate.v1.ListSecretsResponse
-	(*CreateSecretRequest)(nil),        // 75: bedplate.v1.CreateSecretRequest
-	(*UpdateSecretRequest)(nil),        // 76: bedplate.v1.UpdateSecretRequest
-	(*DeleteSecretRequest)(nil),        // 77: bedplate.v1.DeleteSecretRequest
-	(*WatchSecretsRequest)(nil),        // 78: bedplate.v1.WatchSecretsRequest
-	(*WatchSecretsResponse)(nil),       // 79: bedplate.v1.WatchSecretsResponse
-	(*CreateTokenResponse)(nil),        // 80: bedplate.v1.CreateTokenResponse
-	(*GetPoolRequest)(nil),             // 81: bedplate.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),           // 82: bedplate.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),          // 83: bedplate.v1.ListPoolsResponse
-	(*CreatePoolRequest)(nil),          // 84: bedplate.v1.CreatePoolRequest
-	(*UpdatePoolRequest)(nil),          // 85: bedplate.v1.UpdatePoolRequest
-	(*DeletePoolRequest)(nil),          // 86: bedplate.v1.DeletePoolRequest
-	(*WatchPoolsRequest)(nil),          // 87: bedplate.v1.WatchPoolsRequest
-	(*WatchPoolsResponse)(nil),         // 88: bedplate.v1.WatchPoolsResponse
-	(*GetRuleRequest)(nil),             // 89: bedplate.v1.GetRuleRequest
-	(*ListRulesRequest)(nil),           // 90: bedplate.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),          // 91: bedplate.v1.ListRulesResponse
-	(*CreateRuleRequest)(nil),          // 92: bedplate.v1.CreateRuleRequest
-	(*UpdateRuleRequest)(nil),          // 93: bedplate.v1.UpdateRuleRequest
-	(*DeleteRuleRequest)(nil),          // 94: bedplate.v1.DeleteRuleRequest
-	(*WatchRulesRequest)(nil),          // 95: bedplate.v1.WatchRulesRequest
-	(*WatchRulesResponse)(nil),         // 96: bedplate.v1.WatchRulesResponse
-	(*GetJobRequest)(nil),              // 97: bedplate.v1.GetJobRequest
-	(*ListJobsRequest)(nil),            // 98: bedplate.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),           // 99: bedplate.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),           // 100: bedplate.v1.CreateJobRequest
-	(*UpdateJobRequest)(nil),           // 101: bedplate.v1.UpdateJobRequest
-	(*DeleteJobRequest)(nil),           // 102: bedplate.v1.DeleteJobRequest
-	(*WatchJobsRequest)(nil),           // 103: bedplate.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),          // 104: bedplate.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),           // 105: bedplate.v1.CancelJobRequest
-	(*ListEventsRequest)(nil),          // 106: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),         // 107: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),         // 108: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),        // 109: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),       // 110: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),      // 111: bedplate.v1.GetServerInfoResponse
-	(*Machine)(nil),                    // 112: bedplate.v1.Machine
-	(ChangeType)(0),                    // 113: bedplate.v1.ChangeType
-	(*timestamppb.Timestamp)(nil),      // 114: google.protobuf.Timestamp
-	(*Sighting)(nil),                   // 115: bedplate.v1.Sighting
-	(*Phase)(nil),                      // 116: bedplate.v1.Phase
-	(*Network)(nil),                    // 117: bedplate.v1.Network
-	(*Image)(nil),                      // 118: bedplate.v1.Image
-	(*Template)(nil),                   // 119: bedplate.v1.Template
-	(*Workflow)(nil),                   // 120: bedplate.v1.Workflow
-	(*LogLine)(nil),                    // 121: bedplate.v1.LogLine
-	(*Progress)(nil),                   // 122: bedplate.v1.Progress
-	(*Instance)(nil),                   // 123: bedplate.v1.Instance
-	(*Token)(nil),                      // 124: bedplate.v1.Token
-	(*Secret)(nil),                     // 125: bedplate.v1.Secret
-	(*Pool)(nil),                       // 126: bedplate.v1.Pool
-	(*Rule)(nil),                       // 127: bedplate.v1.Rule
-	(*Job)(nil),                        // 128: bedplate.v1.Job
-	(*Event)(nil),                      // 129: bedplate.v1.Event
-	(Role)(0),                          // 130: bedplate.v1.Role
-	(*emptypb.Empty)(nil),              // 131: google.protobuf.Empty
+	(*RetryMachineRequest)(nil),        // 0: bedplate.v1.RetryMachineRequest
+	(*GetMachineRequest)(nil),          // 1: bedplate.v1.GetMachineRequest
+	(*ListMachinesRequest)(nil),        // 2: bedplate.v1.ListMachinesRequest
+	(*ListMachinesResponse)(nil),       // 3: bedplate.v1.ListMachinesResponse
+	(*CreateMachineRequest)(nil),       // 4: bedplate.v1.CreateMachineRequest
+	(*UpdateMachineRequest)(nil),       // 5: bedplate.v1.UpdateMachineRequest
+	(*DeleteMachineRequest)(nil),       // 6: bedplate.v1.DeleteMachineRequest
+	(*WatchMachinesRequest)(nil),       // 7: bedplate.v1.WatchMachinesRequest
+	(*WatchMachinesResponse)(nil),      // 8: bedplate.v1.WatchMachinesResponse
+	(*ExplainMachineRequest)(nil),      // 9: bedplate.v1.ExplainMachineRequest
+	(*ExplainMachineResponse)(nil),     // 10: bedplate.v1.ExplainMachineResponse
+	(*FollowMachineRequest)(nil),       // 11: bedplate.v1.FollowMachineRequest
+	(*FollowMachineResponse)(nil),      // 12: bedplate.v1.FollowMachineResponse
+	(*GetMachineTimelineRequest)(nil),  // 13: bedplate.v1.GetMachineTimelineRequest
+	(*GetMachineTimelineResponse)(nil), // 14: bedplate.v1.GetMachineTimelineResponse
+	(*GetNetworkRequest)(nil),          // 15: bedplate.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),        // 16: bedplate.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),       // 17: bedplate.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),       // 18: bedplate.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),       // 19: bedplate.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),       // 20: bedplate.v1.DeleteNetworkRequest
+	(*WatchNetworksRequest)(nil),       // 21: bedplate.v1.WatchNetworksRequest
+	(*WatchNetworksResponse)(nil),      // 22: bedplate.v1.WatchNetworksResponse
+	(*GetImageRequest)(nil),            // 23: bedplate.v1.GetImageRequest
+	(*ListImagesRequest)(nil),          // 24: bedplate.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),         // 25: bedplate.v1.ListImagesResponse
+	(*CreateImageRequest)(nil),         // 26: bedplate.v1.CreateImageRequest
+	(*UpdateImageRequest)(nil),         // 27: bedplate.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),         // 28: bedplate.v1.DeleteImageRequest
+	(*WatchImagesRequest)(nil),         // 29: bedplate.v1.WatchImagesRequest
+	(*WatchImagesResponse)(nil),        // 30: bedplate.v1.WatchImagesResponse
+	(*UploadImageRequest)(nil),         // 31: bedplate.v1.UploadImageRequest
+	(*UploadImageHeader)(nil),          // 32: bedplate.v1.UploadImageHeader
+	(*UploadImageResponse)(nil),        // 33: bedplate.v1.UploadImageResponse
+	(*GetTemplateRequest)(nil),         // 34: bedplate.v1.GetTemplateRequest
+	(*ListTemplatesRequest)(nil),       // 35: bedplate.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),      // 36: bedplate.v1.ListTemplatesResponse
+	(*CreateTemplateRequest)(nil),      // 37: bedplate.v1.CreateTemplateRequest
+	(*UpdateTemplateRequest)(nil),      // 38: bedplate.v1.UpdateTemplateRequest
+	(*DeleteTemplateRequest)(nil),      // 39: bedplate.v1.DeleteTemplateRequest
+	(*WatchTemplatesRequest)(nil),      // 40: bedplate.v1.WatchTemplatesRequest
+	(*WatchTemplatesResponse)(nil),     // 41: bedplate.v1.WatchTemplatesResponse
+	(*GetWorkflowRequest)(nil),         // 42: bedplate.v1.GetWorkflowRequest
+	(*ListWorkflowsRequest)(nil),       // 43: bedplate.v1.ListWorkflowsRequest
+	(*ListWorkflowsResponse)(nil),      // 44: bedplate.v1.ListWorkflowsResponse
+	(*CreateWorkflowRequest)(nil),      // 45: bedplate.v1.CreateWorkflowRequest
+	(*UpdateWorkflowRequest)(nil),      // 46: bedplate.v1.UpdateWorkflowRequest
+	(*DeleteWorkflowRequest)(nil),      // 47: bedplate.v1.DeleteWorkflowRequest
+	(*WatchWorkflowsRequest)(nil),      // 48: bedplate.v1.WatchWorkflowsRequest
+	(*WatchWorkflowsResponse)(nil),     // 49: bedplate.v1.WatchWorkflowsResponse
+	(*FollowWorkflowRequest)(nil),      // 50: bedplate.v1.FollowWorkflowRequest
+	(*FollowWorkflowResponse)(nil),     // 51: bedplate.v1.FollowWorkflowResponse
+	(*StepProgress)(nil),               // 52: bedplate.v1.StepProgress
+	(*CancelWorkflowRequest)(nil),      // 53: bedplate.v1.CancelWorkflowRequest
+	(*RetryWorkflowRequest)(nil),       // 54: bedplate.v1.RetryWorkflowRequest
+	(*ApproveWorkflowRequest)(nil),     // 55: bedplate.v1.ApproveWorkflowRequest
+	(*ReinstallInstanceRequest)(nil),   // 56: bedplate.v1.ReinstallInstanceRequest
+	(*GetInstanceRequest)(nil),         // 57: bedplate.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),       // 58: bedplate.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),      // 59: bedplate.v1.ListInstancesResponse
+	(*CreateInstanceRequest)(nil),      // 60: bedplate.v1.CreateInstanceRequest
+	(*UpdateInstanceRequest)(nil),      // 61: bedplate.v1.UpdateInstanceRequest
+	(*DeleteInstanceRequest)(nil),      // 62: bedplate.v1.DeleteInstanceRequest
+	(*WatchInstancesRequest)(nil),      // 63: bedplate.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),     // 64: bedplate.v1.WatchInstancesResponse
+	(*GetTokenRequest)(nil),            // 65: bedplate.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),          // 66: bedplate.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 67: bedplate.v1.ListTokensResponse
+	(*CreateTokenRequest)(nil),         // 68: bedplate.v1.CreateTokenRequest
+	(*UpdateTokenRequest)(nil),         // 69: bedplate.v1.UpdateTokenRequest
+	(*DeleteTokenRequest)(nil),         // 70: bedplate.v1.DeleteTokenRequest
+	(*WatchTokensRequest)(nil),         // 71: bedplate.v1.WatchTokensRequest
+	(*WatchTokensResponse)(nil),        // 72: bedplate.v1.WatchTokensResponse
+	(*GetSecretRequest)(nil),           // 73: bedplate.v1.GetSecretRequest
+	(*ListSecretsRequest)(nil),         // 74: bedplate.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),        // 75: bedplate.v1.ListSecretsResponse
+	(*CreateSecretRequest)(nil),        // 76: bedplate.v1.CreateSecretRequest
+	(*UpdateSecretRequest)(nil),        // 77: bedplate.v1.UpdateSecretRequest
+	(*DeleteSecretRequest)(nil),        // 78: bedplate.v1.DeleteSecretRequest
+	(*WatchSecretsRequest)(nil),        // 79: bedplate.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil),       // 80: bedplate.v1.WatchSecretsResponse
+	(*CreateTokenResponse)(nil),        // 81: bedplate.v1.CreateTokenResponse
+	(*GetPoolRequest)(nil),             // 82: bedplate.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),           // 83: bedplate.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),          // 84: bedplate.v1.ListPoolsResponse
+	(*CreatePoolRequest)(nil),          // 85: bedplate.v1.CreatePoolRequest
+	(*UpdatePoolRequest)(nil),          // 86: bedplate.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),          // 87: bedplate.v1.DeletePoolRequest
+	(*WatchPoolsRequest)(nil),          // 88: bedplate.v1.WatchPoolsRequest
+	(*WatchPoolsResponse)(nil),         // 89: bedplate.v1.WatchPoolsResponse
+	(*GetRuleRequest)(nil),             // 90: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),           // 91: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),          // 92: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),          // 93: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),          // 94: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),          // 95: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),          // 96: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),         // 97: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),              // 98: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),            // 99: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),           // 100: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),           // 101: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),           // 102: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),           // 103: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),           // 104: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),          // 105: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),           // 106: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),          // 107: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),         // 108: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),         // 109: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),        // 110: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),       // 111: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),      // 112: bedplate.v1.GetServerInfoResponse
+	(*Machine)(nil),                    // 113: bedplate.v1.Machine
+	(ChangeType)(0),                    // 114: bedplate.v1.ChangeType
+	(*timestamppb.Timestamp)(nil),      // 115: google.protobuf.Timestamp
+	(*Sighting)(nil),                   // 116: bedplate.v1.Sighting
+	(*Phase)(nil),                      // 117: bedplate.v1.Phase
+	(*Network)(nil),                    // 118: bedplate.v1.Network
+	(*Image)(nil),                      // 119: bedplate.v1.Image
+	(*Template)(nil),                   // 120: bedplate.v1.Template
+	(*Workflow)(nil),                   // 121: bedplate.v1.Workflow
+	(*LogLine)(nil),                    // 122: bedplate.v1.LogLine
+	(*Progress)(nil),                   // 123: bedplate.v1.Progress
+	(*Instance)(nil),                   // 124: bedplate.v1.Instance
+	(*Token)(nil),                      // 125: bedplate.v1.Token
+	(*Secret)(nil),                     // 126: bedplate.v1.Secret
+	(*Pool)(nil),                       // 127: bedplate.v1.Pool
+	(*Rule)(nil),                       // 128: bedplate.v1.Rule
+	(*Job)(nil),                        // 129: bedplate.v1.Job
+	(*Event)(nil),                      // 130: bedplate.v1.Event
+	(Role)(0),                          // 131: bedplate.v1.Role
+	(*emptypb.Empty)(nil),              // 132: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	112, // 0: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	112, // 1: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	112, // 2: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	113, // 3: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	112, // 4: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	112, // 5: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	114, // 6: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	114, // 7: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	115, // 8: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	112, // 9: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	115, // 10: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	116, // 11: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	116, // 12: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	117, // 13: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	117, // 14: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	117, // 15: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	113, // 16: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	117, // 17: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	118, // 18: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	118, // 19: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	118, // 20: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	113, // 21: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	118, // 22: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
-	31,  // 23: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	118, // 24: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	119, // 25: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	119, // 26: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	119, // 27: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	113, // 28: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	119, // 29: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	120, // 30: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	120, // 31: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	120, // 32: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	113, // 33: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	120, // 34: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	120, // 35: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	121, // 36: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
-	51,  // 37: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	122, // 38: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	123, // 39: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	123, // 40: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	123, // 41: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	113, // 42: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	123, // 43: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	124, // 44: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	124, // 45: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	124, // 46: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	113, // 47: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	124, // 48: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	125, // 49: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	125, // 50: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	125, // 51: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	113, // 52: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	125, // 53: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	124, // 54: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	126, // 55: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
-	126, // 56: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	126, // 57: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	113, // 58: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
-	126, // 59: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
-	127, // 60: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
-	127, // 61: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	127, // 62: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	113, // 63: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
-	127, // 64: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
-	128, // 65: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
-	128, // 66: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
-	128, // 67: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
-	113, // 68: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
-	128, // 69: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
-	129, // 70: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	129, // 71: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	130, // 72: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	114, // 73: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	0,   // 74: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	1,   // 75: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	3,   // 76: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	4,   // 77: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	5,   // 78: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	6,   // 79: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	8,   // 80: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	12,  // 81: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	10,  // 82: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	14,  // 83: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	15,  // 84: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	17,  // 85: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	18,  // 86: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	19,  // 87: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	20,  // 88: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	22,  // 89: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	23,  // 90: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	25,  // 91: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	26,  // 92: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	27,  // 93: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	28,  // 94: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	30,  // 95: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	33,  // 96: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	34,  // 97: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	36,  // 98: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	37,  // 99: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	38,  // 100: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	39,  // 101: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	41,  // 102: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	42,  // 103: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	44,  // 104: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	45,  // 105: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	46,  // 106: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	47,  // 107: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	49,  // 108: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	52,  // 109: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	53,  // 110: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	54,  // 111: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	56,  // 112: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	57,  // 113: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	59,  // 114: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	60,  // 115: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	61,  // 116: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	62,  // 117: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	55,  // 118: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
-	64,  // 119: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	65,  // 120: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	67,  // 121: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	68,  // 122: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	69,  // 123: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	70,  // 124: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	72,  // 125: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	73,  // 126: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	75,  // 127: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	76,  // 128: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	77,  // 129: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	78,  // 130: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	81,  // 131: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
-	82,  // 132: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
-	84,  // 133: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
-	85,  // 134: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
-	86,  // 135: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
-	87,  // 136: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
-	89,  // 137: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
-	90,  // 138: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
-	92,  // 139: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
-	93,  // 140: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
-	94,  // 141: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
-	95,  // 142: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
-	97,  // 143: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
-	98,  // 144: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
-	100, // 145: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
-	101, // 146: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
-	102, // 147: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
-	103, // 148: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
-	105, // 149: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
-	106, // 150: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	108, // 151: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	110, // 152: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	112, // 153: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	2,   // 154: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	112, // 155: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	112, // 156: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	131, // 157: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	7,   // 158: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	9,   // 159: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	13,  // 160: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	11,  // 161: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	117, // 162: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	16,  // 163: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	117, // 164: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	117, // 165: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	131, // 166: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	21,  // 167: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	118, // 168: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	24,  // 169: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	118, // 170: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	118, // 171: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	131, // 172: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	29,  // 173: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	32,  // 174: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	119, // 175: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	35,  // 176: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	119, // 177: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	119, // 178: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	131, // 179: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	40,  // 180: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	120, // 181: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	43,  // 182: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	120, // 183: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	120, // 184: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	131, // 185: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	48,  // 186: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	50,  // 187: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	120, // 188: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	120, // 189: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	120, // 190: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	123, // 191: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	58,  // 192: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	123, // 193: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	123, // 194: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	131, // 195: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	63,  // 196: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	123, // 197: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
-	124, // 198: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	66,  // 199: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	80,  // 200: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	124, // 201: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	131, // 202: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	71,  // 203: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	125, // 204: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	74,  // 205: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	125, // 206: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	125, // 207: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	131, // 208: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	79,  // 209: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	126, // 210: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
-	83,  // 211: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
-	126, // 212: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
-	126, // 213: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
-	131, // 214: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
-	88,  // 215: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
-	127, // 216: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
-	91,  // 217: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
-	127, // 218: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
-	127, // 219: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
-	131, // 220: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
-	96,  // 221: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
-	128, // 222: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
-	99,  // 223: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
-	128, // 224: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
-	128, // 225: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
-	131, // 226: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
-	104, // 227: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
-	128, // 228: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
-	107, // 229: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	109, // 230: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	111, // 231: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	153, // [153:232] is the sub-list for method output_type
-	74,  // [74:153] is the sub-list for method input_type
+	113, // 0: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	113, // 1: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	113, // 2: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	114, // 3: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	113, // 4: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	113, // 5: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	115, // 6: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	115, // 7: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	116, // 8: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	113, // 9: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	116, // 10: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	117, // 11: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	117, // 12: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	118, // 13: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	118, // 14: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	118, // 15: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	114, // 16: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	118, // 17: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	119, // 18: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	119, // 19: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	119, // 20: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	114, // 21: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	119, // 22: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	32,  // 23: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
+	119, // 24: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	120, // 25: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	120, // 26: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	120, // 27: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	114, // 28: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	120, // 29: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	121, // 30: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	121, // 31: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	121, // 32: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	114, // 33: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	121, // 34: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	121, // 35: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	122, // 36: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	52,  // 37: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
+	123, // 38: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	124, // 39: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	124, // 40: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	124, // 41: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	114, // 42: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	124, // 43: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	125, // 44: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	125, // 45: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	125, // 46: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	114, // 47: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	125, // 48: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	126, // 49: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	126, // 50: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	126, // 51: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	114, // 52: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	126, // 53: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	125, // 54: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	127, // 55: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	127, // 56: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	127, // 57: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	114, // 58: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	127, // 59: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	128, // 60: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	128, // 61: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	128, // 62: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	114, // 63: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	128, // 64: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	129, // 65: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	129, // 66: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	129, // 67: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	114, // 68: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	129, // 69: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	130, // 70: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	130, // 71: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	131, // 72: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	115, // 73: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	1,   // 74: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	2,   // 75: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	4,   // 76: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	5,   // 77: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	6,   // 78: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	7,   // 79: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	9,   // 80: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	13,  // 81: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	11,  // 82: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	0,   // 83: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
+	15,  // 84: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	16,  // 85: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	18,  // 86: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	19,  // 87: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	20,  // 88: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	21,  // 89: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	23,  // 90: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	24,  // 91: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	26,  // 92: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	27,  // 93: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	28,  // 94: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	29,  // 95: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	31,  // 96: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	34,  // 97: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	35,  // 98: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	37,  // 99: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	38,  // 100: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	39,  // 101: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	40,  // 102: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	42,  // 103: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	43,  // 104: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	45,  // 105: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	46,  // 106: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	47,  // 107: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	48,  // 108: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	50,  // 109: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	53,  // 110: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	54,  // 111: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	55,  // 112: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	57,  // 113: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	58,  // 114: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	60,  // 115: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	61,  // 116: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	62,  // 117: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	63,  // 118: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	56,  // 119: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	65,  // 120: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	66,  // 121: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	68,  // 122: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	69,  // 123: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	70,  // 124: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	71,  // 125: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	73,  // 126: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	74,  // 127: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	76,  // 128: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	77,  // 129: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	78,  // 130: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	79,  // 131: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	82,  // 132: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	83,  // 133: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	85,  // 134: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	86,  // 135: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	87,  // 136: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	88,  // 137: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	90,  // 138: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	91,  // 139: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	93,  // 140: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	94,  // 141: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	95,  // 142: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	96,  // 143: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	98,  // 144: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	99,  // 145: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	101, // 146: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	102, // 147: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	103, // 148: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	104, // 149: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	106, // 150: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	107, // 151: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	109, // 152: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	111, // 153: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	113, // 154: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	3,   // 155: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	113, // 156: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	113, // 157: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	132, // 158: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	8,   // 159: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	10,  // 160: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	14,  // 161: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	12,  // 162: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	113, // 163: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
+	118, // 164: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	17,  // 165: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	118, // 166: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	118, // 167: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	132, // 168: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	22,  // 169: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	119, // 170: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	25,  // 171: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	119, // 172: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	119, // 173: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	132, // 174: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	30,  // 175: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	33,  // 176: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	120, // 177: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	36,  // 178: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	120, // 179: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	120, // 180: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	132, // 181: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	41,  // 182: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	121, // 183: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	44,  // 184: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	121, // 185: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	121, // 186: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	132, // 187: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	49,  // 188: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	51,  // 189: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	121, // 190: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	121, // 191: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	121, // 192: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	124, // 193: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	59,  // 194: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	124, // 195: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	124, // 196: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	132, // 197: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	64,  // 198: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	124, // 199: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	125, // 200: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	67,  // 201: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	81,  // 202: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	125, // 203: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	132, // 204: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	72,  // 205: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	126, // 206: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	75,  // 207: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	126, // 208: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	126, // 209: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	132, // 210: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	80,  // 211: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	127, // 212: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	84,  // 213: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	127, // 214: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	127, // 215: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	132, // 216: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	89,  // 217: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	128, // 218: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	92,  // 219: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	128, // 220: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	128, // 221: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	132, // 222: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	97,  // 223: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	129, // 224: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	100, // 225: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	129, // 226: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	129, // 227: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	132, // 228: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	105, // 229: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	129, // 230: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	108, // 231: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	110, // 232: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	112, // 233: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	154, // [154:234] is the sub-list for method output_type
+	74,  // [74:154] is the sub-list for method input_type
 	74,  // [74:74] is the sub-list for extension type_name
 	74,  // [74:74] is the sub-list for extension extendee
 	0,   // [0:74] is the sub-list for field type_name
@@ -7521,28 +7571,28 @@ func file_bedplate_v1_api_proto_init() {
 	file_bedplate_v1_pool_proto_init()
 	file_bedplate_v1_rule_proto_init()
 	file_bedplate_v1_workflow_proto_init()
-	file_bedplate_v1_api_proto_msgTypes[11].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[12].OneofWrappers = []any{
 		(*FollowMachineResponse_Machine)(nil),
 		(*FollowMachineResponse_Sighting)(nil),
 		(*FollowMachineResponse_Phase)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[30].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[31].OneofWrappers = []any{
 		(*UploadImageRequest_Header)(nil),
 		(*UploadImageRequest_Data)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[50].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[51].OneofWrappers = []any{
 		(*FollowWorkflowResponse_Workflow)(nil),
 		(*FollowWorkflowResponse_Log)(nil),
 		(*FollowWorkflowResponse_Progress)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[55].OneofWrappers = []any{}
+	file_bedplate_v1_api_proto_msgTypes[56].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   112,
+			NumMessages:   113,
 			NumExtensions: 0,
 			NumServices:   13,
 		},

@@ -29,6 +29,7 @@ const (
 	MachineService_ExplainMachine_FullMethodName     = "/bedplate.v1.MachineService/ExplainMachine"
 	MachineService_GetMachineTimeline_FullMethodName = "/bedplate.v1.MachineService/GetMachineTimeline"
 	MachineService_FollowMachine_FullMethodName      = "/bedplate.v1.MachineService/FollowMachine"
+	MachineService_RetryMachine_FullMethodName       = "/bedplate.v1.MachineService/RetryMachine"
 )
 
 // MachineServiceClient is the client API for MachineService service.
@@ -55,6 +56,8 @@ type MachineServiceClient interface {
 	GetMachineTimeline(ctx context.Context, in *GetMachineTimelineRequest, opts ...grpc.CallOption) (*GetMachineTimelineResponse, error)
 	// FollowMachine streams what is seen of a machine as it happens: sightings by the boot services, phases that begin and end, changes of state.
 	FollowMachine(ctx context.Context, in *FollowMachineRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowMachineResponse], error)
+	// RetryMachine takes up again what a failed machine's life stopped at; FAILED_PRECONDITION if it isn't failed.
+	RetryMachine(ctx context.Context, in *RetryMachineRequest, opts ...grpc.CallOption) (*Machine, error)
 }
 
 type machineServiceClient struct {
@@ -173,6 +176,16 @@ func (c *machineServiceClient) FollowMachine(ctx context.Context, in *FollowMach
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MachineService_FollowMachineClient = grpc.ServerStreamingClient[FollowMachineResponse]
 
+func (c *machineServiceClient) RetryMachine(ctx context.Context, in *RetryMachineRequest, opts ...grpc.CallOption) (*Machine, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Machine)
+	err := c.cc.Invoke(ctx, MachineService_RetryMachine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MachineServiceServer is the server API for MachineService service.
 // All implementations must embed UnimplementedMachineServiceServer
 // for forward compatibility.
@@ -197,6 +210,8 @@ type MachineServiceServer interface {
 	GetMachineTimeline(context.Context, *GetMachineTimelineRequest) (*GetMachineTimelineResponse, error)
 	// FollowMachine streams what is seen of a machine as it happens: sightings by the boot services, phases that begin and end, changes of state.
 	FollowMachine(*FollowMachineRequest, grpc.ServerStreamingServer[FollowMachineResponse]) error
+	// RetryMachine takes up again what a failed machine's life stopped at; FAILED_PRECONDITION if it isn't failed.
+	RetryMachine(context.Context, *RetryMachineRequest) (*Machine, error)
 	mustEmbedUnimplementedMachineServiceServer()
 }
 
@@ -233,6 +248,9 @@ func (UnimplementedMachineServiceServer) GetMachineTimeline(context.Context, *Ge
 }
 func (UnimplementedMachineServiceServer) FollowMachine(*FollowMachineRequest, grpc.ServerStreamingServer[FollowMachineResponse]) error {
 	return status.Error(codes.Unimplemented, "method FollowMachine not implemented")
+}
+func (UnimplementedMachineServiceServer) RetryMachine(context.Context, *RetryMachineRequest) (*Machine, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryMachine not implemented")
 }
 func (UnimplementedMachineServiceServer) mustEmbedUnimplementedMachineServiceServer() {}
 func (UnimplementedMachineServiceServer) testEmbeddedByValue()                        {}
@@ -403,6 +421,24 @@ func _MachineService_FollowMachine_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MachineService_FollowMachineServer = grpc.ServerStreamingServer[FollowMachineResponse]
 
+func _MachineService_RetryMachine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryMachineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).RetryMachine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_RetryMachine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).RetryMachine(ctx, req.(*RetryMachineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // MachineService_ServiceDesc is the grpc.ServiceDesc for MachineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -437,6 +473,10 @@ var MachineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetMachineTimeline",
 			Handler:    _MachineService_GetMachineTimeline_Handler,
+		},
+		{
+			MethodName: "RetryMachine",
+			Handler:    _MachineService_RetryMachine_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1030,7 +1030,9 @@ type MachineStatus struct {
 	// The person who asked for what is going on; empty when the server did.
 	RequestedBy string `protobuf:"bytes,22,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// The discovery rule that decided on it.
-	Rule          string `protobuf:"bytes,23,opt,name=rule,proto3" json:"rule,omitempty"`
+	Rule string `protobuf:"bytes,23,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Workflow that the machine's own life has made and waits for: a test, a rescue, a wipe.
+	LifeWorkflow  string `protobuf:"bytes,24,opt,name=life_workflow,json=lifeWorkflow,proto3" json:"life_workflow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1222,6 +1224,13 @@ func (x *MachineStatus) GetRequestedBy() string {
 func (x *MachineStatus) GetRule() string {
 	if x != nil {
 		return x.Rule
+	}
+	return ""
+}
+
+func (x *MachineStatus) GetLifeWorkflow() string {
+	if x != nil {
+		return x.LifeWorkflow
 	}
 	return ""
 }
@@ -1604,8 +1613,10 @@ type HookStatus struct {
 	Message string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	Time    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
 	// How often it was called.
-	Attempts      uint32                 `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Attempts uint32                 `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// What it is asked about: release, reinstall, rescue, maintenance or retire.
+	Before        string `protobuf:"bytes,7,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1680,6 +1691,13 @@ func (x *HookStatus) GetDeadline() *timestamppb.Timestamp {
 		return x.Deadline
 	}
 	return nil
+}
+
+func (x *HookStatus) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
 }
 
 // AgentStatus is the agent of the machine's current boot.
@@ -2028,7 +2046,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x03tls\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15R\x00R\x03pinR\x02caR\binsecureR\x03tls\x12N\n" +
 	"\x12certificate_digest\x18\x06 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x11certificateDigest\x120\n" +
 	"\x0eca_certificate\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04R\rcaCertificate\x12'\n" +
-	"\x0frotate_password\x18\b \x01(\bR\x0erotatePassword\"\xcf\a\n" +
+	"\x0frotate_password\x18\b \x01(\bR\x0erotatePassword\"\xf4\a\n" +
 	"\rMachineStatus\x12/\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x19.bedplate.v1.MachineStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x129\n" +
@@ -2055,7 +2073,8 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\aerasure\x18\x14 \x01(\tR\aerasure\x12;\n" +
 	"\rbmc_inventory\x18\x15 \x01(\v2\x16.bedplate.v1.InventoryR\fbmcInventory\x12!\n" +
 	"\frequested_by\x18\x16 \x01(\tR\vrequestedBy\x12\x12\n" +
-	"\x04rule\x18\x17 \x01(\tR\x04rule\"\xad\x05\n" +
+	"\x04rule\x18\x17 \x01(\tR\x04rule\x12#\n" +
+	"\rlife_workflow\x18\x18 \x01(\tR\flifeWorkflow\"\xad\x05\n" +
 	"\tBMCStatus\x12-\n" +
 	"\x05power\x18\x01 \x01(\x0e2\x17.bedplate.v1.PowerStateR\x05power\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x12#\n" +
@@ -2093,7 +2112,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x04time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
 	"\bworkflow\x18\t \x01(\tR\bworkflow\x12\x18\n" +
 	"\averdict\x18\n" +
-	" \x01(\tR\averdict\"\xd4\x01\n" +
+	" \x01(\tR\averdict\"\xec\x01\n" +
 	"\n" +
 	"HookStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -2101,7 +2120,8 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
 	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
 	"\battempts\x18\x05 \x01(\rR\battempts\x126\n" +
-	"\bdeadline\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\xae\x02\n" +
+	"\bdeadline\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x16\n" +
+	"\x06before\x18\a \x01(\tR\x06before\"\xae\x02\n" +
 	"\vAgentStatus\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1d\n" +
 	"\n" +
