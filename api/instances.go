@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/bedplate/bedplate/event"
@@ -41,13 +42,19 @@ func (a *instanceAPI) checkInstance(ctx context.Context, c *change[*pb.Instance]
 		if c.before.GetStatus().GetDeleting() && !specEqual(c.before, c.after) {
 			return refused("instance/%s is being deleted: wait until it is gone, then create it again", c.before.GetMetadata().GetName())
 		}
-		return fixed(c.before, c.after, "stays as it was created: delete the instance and create it again",
-			"machine", "selector", "image", "template", "inputs", "disk_hint")
+		if err := fixed(c.before, c.after, "stays as it was created: delete the instance and create it again",
+			"machine", "selector", "image", "template", "inputs", "disk_hint"); err != nil {
+			return err
+		}
 	}
-	if a.s.cfg.Instances != nil {
+	// What is said of storage holds from the next installation on.
+	if a.s.cfg.Instances != nil && (c.creating || !proto.Equal(c.before.GetSpec().GetStorage(), spec.GetStorage())) {
 		if err := a.s.cfg.Instances.CheckInstance(spec); err != nil {
 			return err
 		}
+	}
+	if !c.creating {
+		return nil
 	}
 	if spec.GetImage() != "" {
 		if err := exists[*pb.Image](ctx, a.s.cfg.DB, "spec.image", spec.GetImage()); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bedplate/bedplate/api"
+	"github.com/bedplate/bedplate/layout"
 	"github.com/bedplate/bedplate/lifecycle"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
@@ -162,6 +163,11 @@ func checkInstance(spec *pb.InstanceSpec) error {
 	if spec.GetDiskHint() != "" {
 		if _, err := expression.CompileDiskHint(spec.GetDiskHint()); err != nil {
 			add("spec.disk_hint", err.Error())
+		}
+	}
+	for path, hint := range layout.Hints(spec.GetStorage()) {
+		if _, err := expression.CompileDiskHint(hint); err != nil {
+			add("spec.storage."+path, err.Error())
 		}
 	}
 	if len(problems.Errors) == 0 {

@@ -85,6 +85,12 @@ func patternMessage(field string) string {
 		return "not a MAC address such as 52:54:00:77:00:01"
 	case "ImageSpec.digest":
 		return "not a digest: sha256: and 64 hexadecimal digits in lower case"
+	case "StorageDisk.name", "StoragePartition.name", "StorageEncryption.name":
+		return "not a name: letters, digits, _ and -, beginning with a letter or digit"
+	case "StorageRaid.name":
+		return "not a name: letters, digits, _ and -, beginning with a letter"
+	case "StorageVolumeGroup.name", "StorageLogicalVolume.name":
+		return "not a name: letters, digits, _ + . and -, beginning with a letter or digit"
 	case "Step.id":
 		return "not an identifier: letters, digits, _ and -, beginning with a letter or _"
 	case "key of data":
@@ -224,6 +230,7 @@ func checkInstance(s *pb.InstanceSpec, errs *FieldErrors) {
 		errs.add("spec.selector", "given together with spec.machine: only one of them picks the machine")
 	}
 	checkHostname("spec.hostname", s.GetHostname(), errs)
+	checkStorage(s.GetStorage(), errs)
 	for i, key := range s.GetSshKeys() {
 		if !isSSHKey(key) {
 			errs.add(joinIndex("spec.ssh_keys", i), "not an OpenSSH public key such as `ssh-ed25519 AAAA… name`")

@@ -27,8 +27,11 @@ var allowed = map[string][]string{
 	"store/bolt":    {"store", "store/storetest"},
 	"trust":         {"machine"},
 
+	// What a storage declaration means, for the server that checks it and the agent that carries it out.
+	"layout": {"proto"},
+
 	// Typed access to the store, and what is written through it.
-	"resource": {"store", "proto", "machine"},
+	"resource": {"store", "proto", "machine", "layout"},
 	"event":    {"resource", "store", "proto"},
 
 	// Boot services: machine types only.
@@ -56,7 +59,7 @@ var allowed = map[string][]string{
 	"workflow/rpc":        {"workflow", "proto", "machine", "resource", "store"},
 
 	// The agent.
-	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "trust"},
+	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "trust", "layout"},
 	"agent/step": {},
 
 	// The control plane.

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/bedplate/bedplate/layout"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/workflow/expression"
@@ -35,6 +36,9 @@ func problems(name, text string) []string {
 				err = expression.CheckSelector(s)
 			}
 			if s := o.GetSpec().GetDiskHint(); s != "" {
+				err = errors.Join(err, expression.CheckDiskHint(s))
+			}
+			for _, s := range layout.Hints(o.GetSpec().GetStorage()) {
 				err = errors.Join(err, expression.CheckDiskHint(s))
 			}
 		}
@@ -113,12 +117,14 @@ func TestFields(t *testing.T) {
 		"docs/templates.md":          {&pb.TemplateSpec{}},
 		"docs/workflows.md":          {&pb.WorkflowSpec{}},
 		"docs/instances.md":          {&pb.InstanceSpec{}},
+		"docs/storage.md":            {&pb.StorageSpec{}},
 		"docs/tokens-and-secrets.md": {&pb.TokenSpec{}, &pb.SecretSpec{}},
 	} {
 		p := pageNamed(t, path)
 		for _, spec := range specs {
 			d := spec.ProtoReflect().Descriptor()
-			for _, f := range fields(d, map[protoreflect.FullName]bool{}) {
+			// Storage has a page of its own.
+			for _, f := range fields(d, map[protoreflect.FullName]bool{"bedplate.v1.StorageSpec": true}) {
 				if !strings.Contains(p.text, "`"+f+"`") && !strings.Contains(p.text, f+":") {
 					t.Errorf("%s says nothing of %s.%s", path, d.Name(), f)
 				}

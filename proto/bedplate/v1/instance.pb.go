@@ -176,7 +176,9 @@ type InstanceSpec struct {
 	// cloud-init network configuration, version 1 or 2. Empty: DHCP.
 	NetworkConfig string `protobuf:"bytes,9,opt,name=network_config,json=networkConfig,proto3" json:"network_config,omitempty"`
 	// CEL over `disk` that picks the disk to install on. Empty: the smallest that is large enough.
-	DiskHint      string `protobuf:"bytes,10,opt,name=disk_hint,json=diskHint,proto3" json:"disk_hint,omitempty"`
+	DiskHint string `protobuf:"bytes,10,opt,name=disk_hint,json=diskHint,proto3" json:"disk_hint,omitempty"`
+	// What the machine's disks hold besides the image: partitions, RAID, LVM, encryption, file systems.
+	Storage       *StorageSpec `protobuf:"bytes,11,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +281,13 @@ func (x *InstanceSpec) GetDiskHint() string {
 		return x.DiskHint
 	}
 	return ""
+}
+
+func (x *InstanceSpec) GetStorage() *StorageSpec {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
 }
 
 // InstanceStatus is what was seen of an instance.
@@ -423,11 +432,11 @@ var File_bedplate_v1_instance_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x1abedplate/v1/instance.proto\x12\vbedplate.v1\x1a\x16bedplate/v1/meta.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n" +
+	"\x1abedplate/v1/instance.proto\x12\vbedplate.v1\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/storage.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n" +
 	"\bInstance\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.bedplate.v1.InstanceSpecR\x04spec\x123\n" +
-	"\x06status\x18\x03 \x01(\v2\x1b.bedplate.v1.InstanceStatusR\x06status\"\x86\x04\n" +
+	"\x06status\x18\x03 \x01(\v2\x1b.bedplate.v1.InstanceStatusR\x06status\"\xba\x04\n" +
 	"\fInstanceSpec\x12\"\n" +
 	"\amachine\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\amachine\x12$\n" +
 	"\bselector\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bselector\x12\x1e\n" +
@@ -439,7 +448,8 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	"\tuser_data\x18\b \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10R\buserData\x120\n" +
 	"\x0enetwork_config\x18\t \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04R\rnetworkConfig\x12%\n" +
 	"\tdisk_hint\x18\n" +
-	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bdiskHint\x1aQ\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bdiskHint\x122\n" +
+	"\astorage\x18\v \x01(\v2\x18.bedplate.v1.StorageSpecR\astorage\x1aQ\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xf2\x03\n" +
@@ -490,24 +500,26 @@ var file_bedplate_v1_instance_proto_goTypes = []any{
 	(*InstanceStatus)(nil),        // 3: bedplate.v1.InstanceStatus
 	nil,                           // 4: bedplate.v1.InstanceSpec.InputsEntry
 	(*Metadata)(nil),              // 5: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 7: google.protobuf.Value
+	(*StorageSpec)(nil),           // 6: bedplate.v1.StorageSpec
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 8: google.protobuf.Value
 }
 var file_bedplate_v1_instance_proto_depIdxs = []int32{
-	5, // 0: bedplate.v1.Instance.metadata:type_name -> bedplate.v1.Metadata
-	2, // 1: bedplate.v1.Instance.spec:type_name -> bedplate.v1.InstanceSpec
-	3, // 2: bedplate.v1.Instance.status:type_name -> bedplate.v1.InstanceStatus
-	4, // 3: bedplate.v1.InstanceSpec.inputs:type_name -> bedplate.v1.InstanceSpec.InputsEntry
-	0, // 4: bedplate.v1.InstanceStatus.state:type_name -> bedplate.v1.InstanceState
-	6, // 5: bedplate.v1.InstanceStatus.state_time:type_name -> google.protobuf.Timestamp
-	6, // 6: bedplate.v1.InstanceStatus.deadline:type_name -> google.protobuf.Timestamp
-	6, // 7: bedplate.v1.InstanceStatus.phone_home_time:type_name -> google.protobuf.Timestamp
-	7, // 8: bedplate.v1.InstanceSpec.InputsEntry.value:type_name -> google.protobuf.Value
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	5,  // 0: bedplate.v1.Instance.metadata:type_name -> bedplate.v1.Metadata
+	2,  // 1: bedplate.v1.Instance.spec:type_name -> bedplate.v1.InstanceSpec
+	3,  // 2: bedplate.v1.Instance.status:type_name -> bedplate.v1.InstanceStatus
+	4,  // 3: bedplate.v1.InstanceSpec.inputs:type_name -> bedplate.v1.InstanceSpec.InputsEntry
+	6,  // 4: bedplate.v1.InstanceSpec.storage:type_name -> bedplate.v1.StorageSpec
+	0,  // 5: bedplate.v1.InstanceStatus.state:type_name -> bedplate.v1.InstanceState
+	7,  // 6: bedplate.v1.InstanceStatus.state_time:type_name -> google.protobuf.Timestamp
+	7,  // 7: bedplate.v1.InstanceStatus.deadline:type_name -> google.protobuf.Timestamp
+	7,  // 8: bedplate.v1.InstanceStatus.phone_home_time:type_name -> google.protobuf.Timestamp
+	8,  // 9: bedplate.v1.InstanceSpec.InputsEntry.value:type_name -> google.protobuf.Value
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_instance_proto_init() }
@@ -516,6 +528,7 @@ func file_bedplate_v1_instance_proto_init() {
 		return
 	}
 	file_bedplate_v1_meta_proto_init()
+	file_bedplate_v1_storage_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
