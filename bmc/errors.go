@@ -29,6 +29,9 @@ var (
 	ErrNotFound = errors.New("not found on the BMC")
 	// ErrClosed means that the Pool has been closed.
 	ErrClosed = errors.New("BMC sessions are closed")
+	// ErrPasswordUnknown means that a new password was sent to the BMC and neither
+	// it nor the old one is known to work: keep both.
+	ErrPasswordUnknown = errors.New("it is not known which password the BMC has now")
 	// ErrPowerState is what every *PowerError is.
 	ErrPowerState = errors.New("wrong power state")
 )
