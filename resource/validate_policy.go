@@ -97,11 +97,19 @@ func checkURL(path, text string, errs *FieldErrors) {
 	}
 }
 
+// maxLabelKey is what meta.proto allows the keys of metadata.labels.
+const maxLabelKey = 253
+
 func checkRule(s *pb.RuleSpec, errs *FieldErrors) {
 	if s.GetAction() == "" {
 		errs.add("spec.action", "missing: accept or refuse")
 	}
 	checkReference("spec.pool", s.GetPool(), errs)
+	for _, k := range sortedKeys(s.GetLabels()) {
+		if !isLabelText(k) || k == "" || len(k) > maxLabelKey {
+			errs.add(joinKey("spec.labels", k), "not a label's key: at most %d bytes without spaces, commas, parentheses, = and !", maxLabelKey)
+		}
+	}
 	if s.Bmc != nil {
 		checkBMC("spec.bmc", s.GetBmc(), errs)
 		if s.GetBmc().GetAddress() != "" {

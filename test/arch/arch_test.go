@@ -62,6 +62,9 @@ var allowed = map[string][]string{
 	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "trust", "layout"},
 	"agent/step": {},
 
+	// What becomes of machines that made themselves known.
+	"discovery": {"proto", "machine", "resource", "store"},
+
 	// The control plane.
 	"timeline":  {"machine", "proto", "store"},
 	"lifecycle": {"machine", "resource", "store", "proto"},
