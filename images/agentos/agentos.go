@@ -37,7 +37,7 @@ import (
 
 // builder is part of the digest of the inputs: raise it when the same inputs
 // would give another result.
-const builder = "agentos/1"
+const builder = "agentos/2"
 
 // File names of a finished build, inside the output folder.
 const (

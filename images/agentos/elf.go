@@ -85,6 +85,9 @@ func addProgram(t *tree, program string) error {
 		if n.interpreter != "" {
 			todo = append(todo, n.interpreter)
 		}
+		if path == program {
+			n.libraries = append(n.libraries, loadedLate[filepath.Base(program)]...)
+		}
 		for _, lib := range n.libraries {
 			found, err := n.find(lib)
 			if err != nil {
@@ -151,13 +154,22 @@ func DefaultTools() []string {
 		"/usr/sbin/mkfs.vfat", // dosfstools
 		"/usr/sbin/mkfs.xfs",  // xfsprogs
 		"/usr/sbin/mkswap",    // util-linux
+		"/usr/sbin/mdadm",     // mdadm
+		"/usr/sbin/lvm",       // lvm2
+		"/usr/sbin/dmsetup",   // dmsetup
+		"/usr/sbin/cryptsetup",
 	}
 }
+
+// loadedLate are libraries that a program doesn't name but loads while it runs:
+// the threads of argon2, which derive keys from passphrases, end by way of libgcc.
+var loadedLate = map[string][]string{"cryptsetup": {"libgcc_s.so.1"}}
 
 // toolPackages says where to get a tool from, for the error message.
 var toolPackages = map[string]string{
 	"mkfs.ext4": "e2fsprogs", "mkfs.vfat": "dosfstools", "mkfs.xfs": "xfsprogs",
 	"mkswap": "util-linux", "mkfs.btrfs": "btrfs-progs", "runc": "runc",
+	"mdadm": "mdadm", "lvm": "lvm2", "dmsetup": "dmsetup", "cryptsetup": "cryptsetup-bin",
 }
 
 // collectFiles gathers everything that comes from this machine: programs,
