@@ -29,6 +29,7 @@ func (e *Engine) handler() http.Handler {
 	}
 	mux.Handle("/images/", e.images.Handler(e.catalogue.digest, e.timeline))
 	mux.Handle("/v2/", e.mirror)
+	mux.Handle("/speed", newSpeed())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(e.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", e.healthz)
 	mux.HandleFunc("GET /readyz", e.readyz)
