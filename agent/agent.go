@@ -68,6 +68,9 @@ type Config struct {
 	// Address is the machine's address as people would look for it.
 	Address func() string
 	Uptime  func() time.Duration
+	// Enrolled is told who this machine is and the certificate that says so, at
+	// each enrolment; may be nil.
+	Enrolled func(machine string, certificate *tls.Certificate)
 	// SetClock is called when the server's clock is more than 2 s off; may be nil.
 	SetClock func(time.Time) error
 

@@ -108,7 +108,13 @@ func (a *Agent) enrolOnce(ctx context.Context, id *identity) error {
 		return err
 	}
 	a.setClock(reply.GetServerTime().AsTime())
-	return id.accept(reply)
+	if err := id.accept(reply); err != nil {
+		return err
+	}
+	if a.cfg.Enrolled != nil {
+		a.cfg.Enrolled(id.machine, id.certificate)
+	}
+	return nil
 }
 
 func (id *identity) accept(reply *pb.EnrollResponse) error {

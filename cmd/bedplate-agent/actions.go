@@ -15,7 +15,9 @@ import (
 	"github.com/bedplate/bedplate/agent/disk"
 	"github.com/bedplate/bedplate/agent/efi"
 	"github.com/bedplate/bedplate/agent/file"
+	"github.com/bedplate/bedplate/agent/hardware"
 	"github.com/bedplate/bedplate/agent/image"
+	"github.com/bedplate/bedplate/agent/inventory"
 	"github.com/bedplate/bedplate/agent/logs"
 	"github.com/bedplate/bedplate/agent/step"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
@@ -61,6 +63,16 @@ func (m *machine) executors() (step.Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	tests, err := hardware.New(hardware.Config{
+		Disks: func(ctx context.Context) ([]*pb.Disk, error) {
+			m.awaitDrivers(ctx)
+			return m.collector.Disks(ctx)
+		},
+		Devices: inventory.Linux{Dev: "/dev"}, Identity: m.identity.get, Random: rand.Reader, Now: time.Now, Log: m.log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	set := step.Set{
 		"command":      step.Func(command.Execute),
 		"noop":         step.Func(command.Noop),
@@ -68,7 +80,7 @@ func (m *machine) executors() (step.Set, error) {
 		"container":    &container.Executor{Temp: temp, Cgroup: "/sys/fs/cgroup", MemoryLimit: memoryLimit(), ResolvConf: "/etc/resolv.conf"},
 	}
 	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Temp: temp}
-	for _, more := range []step.Set{disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), machine.Executors()} {
+	for _, more := range []step.Set{disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), tests.Steps(), machine.Executors()} {
 		maps.Copy(set, more)
 	}
 	return set, nil

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/bedplate/bedplate/agent"
+	"github.com/bedplate/bedplate/agent/hardware"
 	"github.com/bedplate/bedplate/agent/inventory"
 	"github.com/bedplate/bedplate/agent/logs"
 	"github.com/bedplate/bedplate/agent/network"
@@ -37,6 +39,7 @@ type machine struct {
 	network   *network.Manager
 	loader    *system.Loader
 	settled   chan struct{} // closed when the drivers are loaded
+	identity  identity
 }
 
 // run is the agent proper. When it can't go on it says why and restarts the
@@ -194,6 +197,9 @@ func (m *machine) newAgent() (*agent.Agent, error) {
 			return inventory.Neighbours(ctx, inv, inventory.LLDPWait)
 		},
 		Ready: m.network.Ready(), Address: func() string { return m.network.Address().String() },
+		Enrolled: func(machine string, c *tls.Certificate) {
+			m.identity.set(hardware.Identity{Machine: machine, Certificate: c, CA: dialer.CA})
+		},
 		Uptime: system.Uptime, SetClock: system.SetClock,
 		Now: time.Now, Rand: rand.Reader, Jitter: mathrand.Float64, Say: m.say, Log: m.log,
 	})

@@ -15,7 +15,7 @@ var where = []Input{
 func with(first []Input, more ...Input) []Input { return append(slices.Clone(first), more...) }
 
 // built is made once and only read.
-var built = slices.Concat(disks(), files(), boot(), general())
+var built = slices.Concat(disks(), files(), boot(), tests(), general())
 
 func table() []Action { return built }
 
