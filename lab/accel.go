@@ -55,7 +55,7 @@ func probe(ctx context.Context, accel string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeDeadline)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, qemuProgram, "-accel", accel, "-cpu", cpuModel(accel), "-machine", "pc", "-m", "16", "-nodefaults", "-display", "none",
+	cmd := exec.CommandContext(ctx, qemuProgram, "-accel", accel, "-cpu", cpuModel(accel, nil), "-machine", "pc", "-m", "16", "-nodefaults", "-display", "none",
 		"-bios", rom, "-device", "isa-debug-exit,iobase=0xf4,iosize=0x01")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()

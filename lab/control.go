@@ -10,10 +10,13 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/bedplate/bedplate/lab/board"
 )
 
 // controlSocket is where the process that holds a lab takes orders, in the
@@ -38,6 +41,10 @@ type MachineStatus struct {
 	MachineSpec
 	On        bool   `json:"on"`
 	SerialLog string `json:"serialLog"`
+	// Faults are those that the machine's BMC has.
+	Faults []string `json:"faults,omitempty"`
+	// Fingerprint is the SHA-256 of the BMC's certificate, in hexadecimal.
+	Fingerprint string `json:"fingerprint,omitempty"`
 }
 
 // orderDeadline bounds one order; powering on a machine takes longest.
@@ -106,6 +113,11 @@ func (l *Lab) orders(stop context.CancelFunc) http.Handler {
 		answer(w, err)
 		stop()
 	})
+	for _, on := range []bool{true, false} {
+		mux.HandleFunc(faultMethod(on)+" /machines/{name}/faults/{fault}", func(w http.ResponseWriter, r *http.Request) {
+			answer(w, l.fault(r.Context(), r.PathValue("name"), r.PathValue("fault"), on))
+		})
+	}
 	mux.HandleFunc("POST /machines/{name}/{action}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, l.order(r.Context(), r.PathValue("name"), r.PathValue("action")))
 	})
@@ -145,6 +157,29 @@ func (l *Lab) order(ctx context.Context, name, action string) error {
 	return fmt.Errorf("power %q: want one of %s", action, strings.Join(Actions, ", "))
 }
 
+// faultMethod is the HTTP method that gives a BMC a fault or takes it away.
+func faultMethod(on bool) string {
+	if on {
+		return http.MethodPut
+	}
+	return http.MethodDelete
+}
+
+func (l *Lab) fault(ctx context.Context, name, fault string, on bool) error {
+	m, err := l.Machine(name)
+	if err != nil {
+		return err
+	}
+	if m.bmc == nil {
+		return fmt.Errorf("machine %s has no BMC", name)
+	}
+	f, err := board.ParseFault(fault)
+	if err != nil {
+		return err
+	}
+	return m.bmc.board.SetFault(ctx, f, on)
+}
+
 // Status returns what is known of the lab.
 func (l *Lab) Status() Status {
 	l.mu.Lock()
@@ -154,10 +189,21 @@ func (l *Lab) Status() Status {
 		s.Namespaces[name] = n.Path()
 	}
 	for _, m := range l.machines {
-		s.Machines = append(s.Machines, MachineStatus{MachineSpec: m.spec, On: m.On(), SerialLog: m.SerialLog()})
+		s.Machines = append(s.Machines, m.status())
 	}
 	if saved, err := readState(l.dir); err == nil {
 		s.Since = saved.Since
+	}
+	return s
+}
+
+func (m *Machine) status() MachineStatus {
+	s := MachineStatus{MachineSpec: m.spec, On: m.On(), SerialLog: m.SerialLog()}
+	if m.bmc != nil {
+		s.Fingerprint = m.bmc.Fingerprint()
+		for _, f := range m.bmc.board.Faults() {
+			s.Faults = append(s.Faults, f.String())
+		}
 	}
 	return s
 }
@@ -203,6 +249,12 @@ func (r Remote) remembered() (Status, error) {
 // Power does one of Actions to a machine.
 func (r Remote) Power(ctx context.Context, machine, action string) error {
 	_, err := r.do(ctx, http.MethodPost, "/machines/"+machine+"/"+action)
+	return err
+}
+
+// Fault gives a machine's BMC a fault, or takes it away; see board.ParseFault.
+func (r Remote) Fault(ctx context.Context, machine, fault string, on bool) error {
+	_, err := r.do(ctx, faultMethod(on), "/machines/"+machine+"/faults/"+url.PathEscape(fault))
 	return err
 }
 

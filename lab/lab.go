@@ -154,18 +154,36 @@ func (l *Lab) Up(ctx context.Context) error {
 func (l *Lab) makeMachines(ctx context.Context, accel string) error {
 	for i, spec := range l.spec.Machines {
 		m := &Machine{
-			lab: l.spec.Name, spec: spec, dir: filepath.Join(l.dir, spec.Name), tap: fmt.Sprintf("tap%d", i), accel: accel,
-			namespace: l.namespaces[l.namespaceOf(spec.Network)], log: l.log,
+			lab: l.spec.Name, spec: spec, dir: filepath.Join(l.dir, spec.Name), taps: tapNames(i, spec), accel: accel,
+			namespace: l.namespaces[l.spec.namespaceOf(spec.Network)], log: l.log, now: l.now,
 		}
+		l.machines = append(l.machines, m)
 		if err := m.prepare(ctx); err != nil {
 			return fmt.Errorf("preparing machine %s: %w", spec.Name, err)
 		}
-		if err := m.namespace.addTap(m.tap, spec.Network); err != nil {
-			return fmt.Errorf("preparing machine %s: %w", spec.Name, err)
+		for n, tap := range m.taps {
+			network := spec.Network
+			if n > 0 {
+				network = spec.NICs[n-1].Network
+			}
+			if err := m.namespace.addTap(tap, network); err != nil {
+				return fmt.Errorf("preparing machine %s: %w", spec.Name, err)
+			}
 		}
-		l.machines = append(l.machines, m)
+		if err := m.startBMC(ctx); err != nil {
+			return fmt.Errorf("starting the BMC of machine %s: %w", spec.Name, err)
+		}
 	}
 	return nil
+}
+
+// tapNames are those of machine i: tap7 for its first card, tap7n1 for a second.
+func tapNames(i int, m MachineSpec) []string {
+	names := []string{fmt.Sprintf("tap%d", i)}
+	for n := range m.NICs {
+		names = append(names, fmt.Sprintf("tap%dn%d", i, n+1))
+	}
+	return names
 }
 
 // Down powers off every machine and gives back the network. Disks and logs
@@ -178,7 +196,9 @@ func (l *Lab) Down(ctx context.Context) error {
 	}
 	var errs []error
 	for _, m := range l.machines {
+		m.stopBMC()
 		errs = append(errs, m.PowerOff(ctx))
+		m.close()
 	}
 	l.stop()
 	l.running.Wait()
@@ -218,16 +238,6 @@ func (l *Lab) Namespace(name string) (*Namespace, error) {
 		return n, nil
 	}
 	return nil, fmt.Errorf("no namespace %q in lab %s, or it is down", name, l.spec.Name)
-}
-
-// namespaceOf returns the name of the namespace that has a network's bridge.
-func (l *Lab) namespaceOf(network string) string {
-	for _, n := range l.spec.Networks {
-		if n.Name == network && n.Behind != "" {
-			return n.Name
-		}
-	}
-	return ""
 }
 
 func (l *Lab) saveState() error {
@@ -278,7 +288,7 @@ func (l *Lab) makeNetworks(ctx context.Context) error {
 			return err
 		}
 		l.namespaces[p.Name] = ns
-		parent := l.namespaces[l.namespaceOf(p.Network)]
+		parent := l.namespaces[l.spec.namespaceOf(p.Network)]
 		if err := connect(parent, p.Network, ns, "eth0", netip.MustParsePrefix(p.Address)); err != nil {
 			return fmt.Errorf("peer %s: %w", p.Name, err)
 		}
@@ -321,7 +331,7 @@ func (l *Lab) routeBehind(ns *Namespace, n Network, address netip.Prefix) error 
 		return err
 	}
 	uplink := netip.MustParsePrefix(n.Uplink)
-	parent := l.namespaces[l.namespaceOf(front.Name)]
+	parent := l.namespaces[l.spec.namespaceOf(front.Name)]
 	if err := connect(parent, front.Name, ns, "uplink", uplink); err != nil {
 		return err
 	}

@@ -14,25 +14,48 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bedplate/bedplate/lab/board"
 )
 
 // Machine is one machine of a lab that is up. Its power is the life of a QEMU
 // process: on starts one with the firmware at its first instruction, off ends
-// it. A guest that switches itself off ends it too; one that reboots does not.
+// it. A guest that switches itself off ends it too; one that reboots does not,
+// unless the next boot needs another command line: then QEMU is started anew.
 type Machine struct {
 	lab       string
 	spec      MachineSpec
 	dir       string
-	tap       string
+	taps      []string
 	accel     string
 	namespace *Namespace
 	log       *slog.Logger
+	now       func() time.Time
+	console   *console
+	bmc       *BMC
+	// observe is told of boots and of the power's end; nil for nobody.
+	observe func(board.Observation)
+
+	// order is held through an order: it is taken before mu.
+	order sync.Mutex
+	on    atomic.Bool
 
 	mu   sync.Mutex
-	done chan struct{} // closed when the process has ended; nil before the first power-on
+	done chan struct{} // closed when the power is off; nil before the first power-on
+	off  bool          // PowerOff wants the end: no restart
+	run  running
+}
+
+// running is what QEMU was started with, and what it shall be started with next.
+type running struct {
+	setup, next board.Setup
+	media       map[board.Drive]board.Medium
+	usb         int // number of the USB medium's device, which is a new one each time
+	restart     bool
 }
 
 // Deadlines of starting and ending QEMU.
@@ -42,7 +65,7 @@ const (
 )
 
 // ErrPower is what Reset and Shutdown return for a machine that is off.
-var ErrPower = errors.New("the machine is off")
+var ErrPower = board.ErrOff
 
 // Name returns the machine's name in the lab.
 func (m *Machine) Name() string { return m.spec.Name }
@@ -60,6 +83,9 @@ func (m *Machine) Disk(i int) string { return filepath.Join(m.dir, diskFile(i)) 
 // ever wrote to its serial port.
 func (m *Machine) SerialLog() string { return filepath.Join(m.dir, serialLog) }
 
+// BMC returns the machine's management controller; nil if it has none.
+func (m *Machine) BMC() *BMC { return m.bmc }
+
 func (m *Machine) prepare(ctx context.Context) error {
 	if _, err := exec.LookPath(qemuProgram); err != nil {
 		return fmt.Errorf("%w (apt-get install qemu-system-x86 ipxe-qemu ovmf)", err)
@@ -70,81 +96,169 @@ func (m *Machine) prepare(ctx context.Context) error {
 	if err := killStray(ctx, m.dir); err != nil {
 		return err
 	}
-	return makeFiles(m.dir, m.spec)
+	if err := makeFiles(m.dir, m.spec); err != nil {
+		return err
+	}
+	var err error
+	m.console, err = newConsole(ctx, m.dir, m.now)
+	return err
+}
+
+// close gives back what prepare took. The machine must be off.
+func (m *Machine) close() {
+	if m.console != nil {
+		m.console.close()
+	}
 }
 
 // On reports whether the machine's power is on.
-func (m *Machine) On() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.onLocked()
-}
-
-func (m *Machine) onLocked() bool {
-	if m.done == nil {
-		return false
-	}
-	select {
-	case <-m.done:
-		return false
-	default:
-		return true
-	}
-}
+func (m *Machine) On() bool { return m.on.Load() }
 
 // PowerOn switches the machine on; one that is on stays as it is. It returns
 // when QEMU runs, long before the firmware is through.
 func (m *Machine) PowerOn(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.onLocked() {
+	m.order.Lock()
+	defer m.order.Unlock()
+	if m.On() {
 		return nil
 	}
-	for _, name := range []string{serialSocket, qmpSocket, pidFile} {
+	m.mu.Lock()
+	p, err := m.start(ctx)
+	if err != nil {
+		m.mu.Unlock()
+		return fmt.Errorf("powering on %s: %w", m.spec.Name, err)
+	}
+	m.off = false
+	done := make(chan struct{})
+	m.done = done
+	m.on.Store(true)
+	m.mu.Unlock()
+	go m.live(p, done) // ends with QEMU, which PowerOff and the namespace's end see to
+	m.tell(board.Booted)
+	return nil
+}
+
+func (m *Machine) tell(o board.Observation) {
+	if m.observe != nil {
+		m.observe(o)
+	}
+}
+
+// process is a QEMU that runs.
+type process struct {
+	ended chan error
+	// reason is sent once: why it ended, in QEMU's words, or "".
+	reason chan string
+}
+
+// start starts QEMU and returns when it answers. m.mu is held.
+func (m *Machine) start(ctx context.Context) (*process, error) {
+	ctx, cancel := context.WithTimeout(ctx, startDeadline)
+	defer cancel()
+	for _, name := range []string{uartSocket, qmpSocket, eventSocket, pidFile} {
 		if err := os.Remove(filepath.Join(m.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("powering on %s: %w", m.spec.Name, err)
+			return nil, err
 		}
+	}
+	if err := m.startTPM(ctx); err != nil {
+		return nil, err
 	}
 	out, err := os.Create(filepath.Join(m.dir, qemuLog))
 	if err != nil {
-		return fmt.Errorf("powering on %s: %w", m.spec.Name, err)
+		return nil, err
 	}
 	defer out.Close() //nolint:errcheck // the child has its own
-	cmd := exec.Command(qemuProgram, qemuArgs(m.lab, m.spec, m.tap, m.accel)...)
+	setup := m.run.next
+	if err := prepareFirmware(m.dir, m.spec, setup); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(qemuProgram, qemuArgs(m.lab, m.spec, m.taps, m.accel, start{setup: setup, media: m.run.media, usb: m.run.usb})...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = m.dir, out, out
 	if err := m.namespace.Start(cmd); err != nil {
-		return fmt.Errorf("powering on %s: %w", m.spec.Name, err)
+		return nil, err
 	}
-	done := make(chan struct{})
-	m.done = done
-	go func() { // ends with QEMU, which PowerOff and the namespace's end see to
-		defer close(done)
-		if err := cmd.Wait(); err != nil {
-			m.log.Debug("QEMU ended", "machine", m.spec.Name, "err", err)
-		}
-	}()
-	return m.waitStarted(ctx, done)
+	m.run.setup, m.run.restart = setup, false
+	p := &process{ended: make(chan error, 1), reason: make(chan string, 1)}
+	go func() { p.ended <- cmd.Wait() }() // ends with QEMU
+	if err := m.waitStarted(ctx, p); err != nil {
+		_ = cmd.Process.Kill()
+		return nil, err
+	}
+	return p, nil
 }
 
-// waitStarted returns when QEMU answers on its monitor.
-func (m *Machine) waitStarted(ctx context.Context, done <-chan struct{}) error {
-	ctx, cancel := context.WithTimeout(ctx, startDeadline)
-	defer cancel()
+// waitStarted returns when QEMU answers on its monitors and its serial port.
+func (m *Machine) waitStarted(ctx context.Context, p *process) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		q, err := dialQMP(ctx, m.dir)
+		q, err := dialQMP(ctx, m.dir, eventSocket)
 		if err == nil {
-			return q.conn.Close()
+			err = m.attach(ctx, q, p)
+		}
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-tick.C:
-		case <-done:
-			return fmt.Errorf("powering on %s: QEMU said: %s", m.spec.Name, m.lastWords())
+		case <-p.ended:
+			p.ended <- nil
+			return fmt.Errorf("QEMU said: %s", m.lastWords())
 		case <-ctx.Done():
-			return fmt.Errorf("powering on %s: QEMU does not answer: %w", m.spec.Name, err)
+			return fmt.Errorf("QEMU does not answer: %w", err)
 		}
 	}
+}
+
+// attach listens to what QEMU tells, and connects the console.
+func (m *Machine) attach(ctx context.Context, events *qmp, p *process) error {
+	if m.console != nil {
+		port, err := dialFile(ctx, m.dir, uartSocket)
+		if err != nil {
+			return errors.Join(err, events.conn.Close())
+		}
+		m.console.attach(port)
+	}
+	if err := events.conn.SetDeadline(time.Time{}); err != nil {
+		return errors.Join(err, events.conn.Close())
+	}
+	go func() { // ends with QEMU, which hangs up
+		defer events.conn.Close() //nolint:errcheck // it is over
+		p.reason <- events.watch(func() { m.tell(board.Booted) })
+	}()
+	return nil
+}
+
+// live waits for QEMU's end, and starts another where a reset needs one.
+func (m *Machine) live(p *process, done chan<- struct{}) {
+	for {
+		if err := <-p.ended; err != nil {
+			m.log.Debug("QEMU ended", "machine", m.spec.Name, "err", err)
+		}
+		reason := <-p.reason
+		next, err := m.again(reason)
+		if err != nil {
+			m.log.Error("starting QEMU again after a reset", "machine", m.spec.Name, "err", err)
+		}
+		if next == nil {
+			break
+		}
+		p = next
+		m.tell(board.Booted)
+	}
+	m.on.Store(false)
+	close(done)
+	m.tell(board.Off)
+}
+
+// again starts QEMU anew if it ended by a reset that wants it; nil if not.
+func (m *Machine) again(reason string) (*process, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.off || !m.run.restart || !strings.HasSuffix(reason, "reset") {
+		return nil, nil //nolint:nilnil // it is to stay off
+	}
+	return m.start(context.Background())
 }
 
 // lastWords are the last lines of QEMU's own output.
@@ -159,15 +273,19 @@ func (m *Machine) lastWords() string {
 
 // PowerOff cuts the machine's power; one that is off stays as it is.
 func (m *Machine) PowerOff(ctx context.Context) error {
+	m.order.Lock()
+	defer m.order.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.onLocked() {
+	m.off = true
+	done := m.done
+	m.mu.Unlock()
+	if !m.On() {
 		return nil
 	}
 	// QEMU may hang up before it has answered.
-	err := command(ctx, m.dir, "quit")
+	err := command(ctx, m.dir, "quit", nil)
 	select {
-	case <-m.done:
+	case <-done:
 		return nil
 	case <-time.After(quitDeadline):
 	case <-ctx.Done():
@@ -175,7 +293,7 @@ func (m *Machine) PowerOff(ctx context.Context) error {
 	if kerr := killStray(context.WithoutCancel(ctx), m.dir); kerr != nil {
 		return errors.Join(fmt.Errorf("powering off %s: %w", m.spec.Name, kerr), err)
 	}
-	<-m.done
+	<-done
 	return nil
 }
 
@@ -186,13 +304,16 @@ func (m *Machine) Reset(ctx context.Context) error { return m.button(ctx, "syste
 // down in order. ErrPower if the machine is off already.
 func (m *Machine) Shutdown(ctx context.Context) error { return m.button(ctx, "system_powerdown") }
 
+// NMI sends a non-maskable interrupt. ErrPower if the machine is off.
+func (m *Machine) NMI(ctx context.Context) error { return m.button(ctx, "inject-nmi") }
+
 func (m *Machine) button(ctx context.Context, name string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.onLocked() {
+	m.order.Lock()
+	defer m.order.Unlock()
+	if !m.On() {
 		return fmt.Errorf("%s: %w", m.spec.Name, ErrPower)
 	}
-	if err := command(ctx, m.dir, name); err != nil {
+	if err := command(ctx, m.dir, name, nil); err != nil {
 		return fmt.Errorf("machine %s: %w", m.spec.Name, err)
 	}
 	return nil
@@ -217,9 +338,9 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 // Wipe makes the machine new: empty disks, firmware variables as delivered, no
 // serial log. The machine must be off.
 func (m *Machine) Wipe() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.onLocked() {
+	m.order.Lock()
+	defer m.order.Unlock()
+	if m.On() {
 		return fmt.Errorf("wiping %s: power it off first", m.spec.Name)
 	}
 	names := []string{serialLog, m.spec.Firmware.varsFile()}
@@ -234,8 +355,8 @@ func (m *Machine) Wipe() error {
 	return makeFiles(m.dir, m.spec)
 }
 
-// Console connects to the machine's serial port. QEMU serves one at a time;
-// others wait.
+// Console connects to the machine's serial port. Any number may: all hear the
+// machine, and what they type goes in as it comes. The connection stays when the power goes.
 func (m *Machine) Console(ctx context.Context) (net.Conn, error) {
 	return dialFile(ctx, m.dir, serialSocket)
 }
@@ -259,9 +380,9 @@ func (m *Machine) Type(ctx context.Context, text string) error {
 	return drained(conn)
 }
 
-// drained waits until the other end has read everything. QEMU 7.2 throws away
-// what it hasn't read yet when a connection is closed in both directions; with
-// only ours closed it reads to the end, as fast as the guest takes it, and closes.
+// drained waits until the other end has read everything: with only our
+// direction closed the console reads to the end, as fast as the guest takes it,
+// and closes.
 func drained(conn net.Conn) error {
 	half, ok := conn.(interface{ CloseWrite() error })
 	if !ok {

@@ -55,7 +55,7 @@ func TestCommand(t *testing.T) {
 	t.Run("capabilities first, events passed over", func(t *testing.T) {
 		dir := t.TempDir()
 		asked := fakeQEMU(t, dir, func(string) string { return `{"return": {}}` })
-		if err := command(context.Background(), dir, "system_reset"); err != nil {
+		if err := command(context.Background(), dir, "system_reset", nil); err != nil {
 			t.Fatal(err)
 		}
 		got := []string{<-asked, <-asked}
@@ -71,12 +71,12 @@ func TestCommand(t *testing.T) {
 			}
 			return `{"error": {"class": "GenericError", "desc": "guest has crashed"}}`
 		})
-		if err := command(context.Background(), dir, "system_reset"); err == nil || !strings.Contains(err.Error(), "guest has crashed") {
+		if err := command(context.Background(), dir, "system_reset", nil); err == nil || !strings.Contains(err.Error(), "guest has crashed") {
 			t.Errorf("error is %v", err)
 		}
 	})
 	t.Run("no QEMU is an error", func(t *testing.T) {
-		if err := command(context.Background(), t.TempDir(), "quit"); err == nil {
+		if err := command(context.Background(), t.TempDir(), "quit", nil); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -86,7 +86,7 @@ func TestCommand(t *testing.T) {
 			t.Fatal(err)
 		}
 		fakeQEMU(t, dir, func(string) string { return `{"return": {}}` })
-		if err := command(context.Background(), dir, "stop"); err != nil {
+		if err := command(context.Background(), dir, "stop", nil); err != nil {
 			t.Error(err)
 		}
 	})

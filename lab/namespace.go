@@ -198,6 +198,23 @@ func (n *Namespace) configure(link netlink.Link, address netip.Prefix) error {
 	return nil
 }
 
+// addAddress gives an interface one more address, for a host that is made of
+// software only.
+func (n *Namespace) addAddress(name, address string) error {
+	link, err := n.links.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("finding %s: %w", name, err)
+	}
+	addr, err := netip.ParseAddr(address)
+	if err != nil {
+		return fmt.Errorf("giving %s one more address: %w", name, err)
+	}
+	if err := n.links.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(addr, addr.BitLen()))}); err != nil {
+		return fmt.Errorf("giving %s the address %s: %w", name, address, err)
+	}
+	return nil
+}
+
 // addTap makes a tap interface for a machine on a bridge.
 func (n *Namespace) addTap(name, bridge string) error {
 	master, err := n.links.LinkByName(bridge)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/bedplate/bedplate/lab/board"
 )
 
 // qemuProgram is the emulator; Debian: qemu-system-x86.
@@ -15,8 +17,10 @@ const qemuProgram = "qemu-system-x86_64"
 // line and the paths of its sockets stay short (108 bytes at most).
 const (
 	serialLog    = "serial.log"
-	serialSocket = "serial.sock"
-	qmpSocket    = "qmp.sock"
+	serialSocket = "serial.sock" // ours, for any number of listeners
+	uartSocket   = "uart.sock"   // QEMU's, for one
+	qmpSocket    = "qmp.sock"    // for orders
+	eventSocket  = "events.sock" // a second monitor, which is listened to
 	pidFile      = "qemu.pid"
 	qemuLog      = "qemu.log"
 )
@@ -54,45 +58,83 @@ var nicModels = map[string]string{
 	"virtio": "virtio-net-pci", "e1000": "e1000", "e1000e": "e1000e", "igb": "igb", "vmxnet3": "vmxnet3", "rtl8139": "rtl8139",
 }
 
+// start is what of a command line changes from one power-on to the next.
+type start struct {
+	setup board.Setup
+	media map[board.Drive]board.Medium
+	usb   int
+}
+
 // qemuArgs is the command line of a machine.
-func qemuArgs(lab string, m MachineSpec, tap, accel string) []string {
+func qemuArgs(lab string, m MachineSpec, taps []string, accel string, s start) []string {
 	args := []string{
 		"-name", "guest=" + lab + "/" + m.Name,
-		"-accel", accel, "-cpu", cpuModel(accel),
-		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.FormatInt(int64(m.Memory>>20), 10),
+		"-accel", accel, "-cpu", cpuModel(accel, s.setup.Settings),
+		"-smp", strconv.Itoa(cores(m, s.setup.Settings)), "-m", strconv.FormatInt(int64(m.Memory>>20), 10),
 		// No VGA: SeaBIOS and iPXE then talk on the serial port.
 		"-nodefaults", "-nographic", "-monitor", "none",
 		"-uuid", m.UUID,
-		"-smbios", "type=1,manufacturer=Bedplate,product=Lab,serial=" + m.Serial + ",uuid=" + m.UUID,
-		"-smbios", "type=3,manufacturer=Bedplate,serial=" + m.Serial + ",asset=" + m.Name,
-		"-chardev", "socket,id=serial0,path=" + serialSocket + ",server=on,wait=off,logfile=" + serialLog + ",logappend=on",
+		"-smbios", "type=1,manufacturer=" + manufacturer + ",product=" + product + ",serial=" + m.Serial + ",uuid=" + m.UUID,
+		"-smbios", "type=3,manufacturer=" + manufacturer + ",serial=" + m.Serial + ",asset=" + m.Name,
+		"-chardev", "socket,id=serial0,path=" + uartSocket + ",server=on,wait=off,logfile=" + serialLog + ",logappend=on",
 		"-serial", "chardev:serial0",
 		"-qmp", "unix:" + qmpSocket + ",server=on,wait=off",
+		"-qmp", "unix:" + eventSocket + ",server=on,wait=off",
 		"-pidfile", pidFile,
 		"-device", "virtio-rng-pci",
 	}
-	args = append(args, firmwareArgs(m.Firmware)...)
-	nic, disk := bootIndexes(m)
-	args = append(args, nicArgs(m, tap, nic)...)
-	for i, d := range m.Disks {
-		args = append(args, diskArgs(m, i, d, disk)...)
+	if v := s.setup.BIOSVersion; v != "" && v != biosVersion {
+		args = append(args, "-smbios", "type=0,vendor="+manufacturer+",version="+v)
 	}
+	args = append(args, firmwareArgs(m.Firmware, s.setup)...)
+	order := bootOrder(m, s.setup.Boot, s.media)
+	args = append(args, nicArgs(m, taps, order)...)
+	for i, d := range m.Disks {
+		args = append(args, diskArgs(m, i, d, order)...)
+	}
+	if m.TPM {
+		args = append(args, tpmArgs()...)
+	}
+	args = append(args, mediaArgs(m, s, order)...)
 	return append(args, m.Args...)
+}
+
+// What SMBIOS says of every machine.
+const (
+	manufacturer = "Bedplate"
+	product      = "Lab"
+	// biosVersion is that of firmware as delivered; QEMU's own then shows.
+	biosVersion = "1.0.0"
+)
+
+func cores(m MachineSpec, settings map[string]string) int {
+	if settings[board.SettingCores] == "1" {
+		return 1
+	}
+	return m.CPUs
 }
 
 // cpuModel: under emulation Go programs in the guest need RDRAND, which QEMU's
 // default model lacks: without it they waited 120 s for the kernel's entropy.
-func cpuModel(accel string) string {
+func cpuModel(accel string, settings map[string]string) string {
+	model := "max"
 	if accel == "kvm" {
-		return "host"
+		model = "host"
 	}
-	return "max"
+	if settings[board.SettingVirtualization] == board.SettingDisabled {
+		model += ",-svm,-vmx"
+	}
+	return model
 }
 
-func firmwareArgs(f Firmware) []string {
+func firmwareArgs(f Firmware, s board.Setup) []string {
 	if !f.uefi() {
 		// With nothing to boot SeaBIOS tries again, as servers do, instead of halting.
-		return []string{"-machine", "pc", "-boot", "menu=off,reboot-timeout=5000"}
+		boot := "menu=off,reboot-timeout=5000"
+		if s.Settings[board.SettingMenu] == board.SettingEnabled {
+			boot = "menu=on,splash-time=3000,reboot-timeout=5000"
+		}
+		return []string{"-machine", "pc", "-boot", boot}
 	}
 	kind := "q35"
 	if f.secure() {
@@ -103,11 +145,16 @@ func firmwareArgs(f Firmware) []string {
 		"-machine", kind,
 		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + code,
 		"-drive", "if=pflash,format=raw,unit=1,file=" + f.varsFile(),
-		// Without DHCPv6 an attempt by IPv6 costs a minute.
-		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 	}
-	if f.http() {
+	// Without DHCPv6 an attempt by IPv6 costs a minute.
+	if s.Settings[board.SettingPXE6] != board.SettingEnabled {
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
+	if !pxe4(f, s) {
 		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
+	}
+	if s.Settings[board.SettingMenu] == board.SettingEnabled {
+		args = append(args, "-boot", "menu=on,splash-time=3000")
 	}
 	if f.secure() {
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
@@ -115,21 +162,77 @@ func firmwareArgs(f Firmware) []string {
 	return args
 }
 
-// bootIndexes returns the place in the boot order of the network card and of
-// the first disk; 0 means not in it.
-func bootIndexes(m MachineSpec) (nic, disk int) {
-	for i, b := range m.Boot {
-		// Disks take a range of their own, so that several fit.
-		at := 1 + 10*i
-		if b == "network" && nic == 0 {
-			nic = at
-		}
-		if b == "disk" && disk == 0 {
-			disk = at
+// pxe4 reports whether OVMF offers PXE by IPv4. A boot by HTTP wants it out of
+// the way, because the card's place in the boot order is one for both; a boot by
+// PXE that the BMC asks for brings it back.
+func pxe4(f Firmware, s board.Setup) bool {
+	switch {
+	case s.Boot == board.BootHTTP:
+		return false
+	case s.Boot == board.BootPXE:
+		return true
+	}
+	return !f.http() && s.Settings[board.SettingPXE4] != board.SettingDisabled
+}
+
+// Names of devices on the command line, by which the monitor knows them.
+const (
+	cdDevice = "cd0"
+	cdDrive  = "cdrom"
+)
+
+func nicDevice(i int) string  { return "nic" + strconv.Itoa(i) }
+func diskDevice(i int) string { return "hd" + strconv.Itoa(i) }
+func usbDevice(n int) string  { return "usbmedia" + strconv.Itoa(n) }
+func usbDrive(n int) string   { return "usbdrive" + strconv.Itoa(n) }
+
+// usbAny stands for the virtual stick in a boot order, whatever its number is.
+const usbAny = "usbmedia"
+
+// bootOrder returns the place in the boot order of every device that is in it:
+// what the override wants first, then what the machine itself wants.
+func bootOrder(m MachineSpec, target board.Target, media map[board.Drive]board.Medium) map[string]int {
+	var devices []string
+	disks := func(stick bool) {
+		for i, d := range m.Disks {
+			if (d.Bus == "usb") == stick {
+				devices = append(devices, diskDevice(i))
+			}
 		}
 	}
-	return nic, disk
+	switch target {
+	case board.BootPXE, board.BootHTTP:
+		devices = append(devices, nicDevice(0))
+	case board.BootDisk:
+		disks(false)
+	case board.BootCD:
+		devices = append(devices, cdDevice)
+	case board.BootUSB:
+		if media[board.USB].File != "" {
+			devices = append(devices, usbAny)
+		}
+		disks(true)
+	}
+	for _, b := range m.Boot {
+		switch b {
+		case "network":
+			devices = append(devices, nicDevice(0))
+		case "disk":
+			disks(false)
+			disks(true)
+		}
+	}
+	order := map[string]int{}
+	for _, d := range devices {
+		if order[d] == 0 && (d != cdDevice || m.hasMedia()) {
+			order[d] = len(order) + 1
+		}
+	}
+	return order
 }
+
+// hasMedia reports whether the machine has the drives of virtual media.
+func (m MachineSpec) hasMedia() bool { return m.BMC.there() }
 
 func index(i int) string {
 	if i == 0 {
@@ -138,33 +241,80 @@ func index(i int) string {
 	return ",bootindex=" + strconv.Itoa(i)
 }
 
-func nicArgs(m MachineSpec, tap string, boot int) []string {
-	device := nicModels[m.NIC] + ",id=nic0,netdev=net0,mac=" + m.MAC + index(boot)
-	if m.Firmware.uefi() {
-		device += ",romfile=" // else QEMU's iPXE would take the card from OVMF
+func nicArgs(m MachineSpec, taps []string, order map[string]int) []string {
+	var args []string
+	add := func(i int, model, mac string) {
+		n := strconv.Itoa(i)
+		device := nicModels[model] + ",id=" + nicDevice(i) + ",netdev=net" + n + ",mac=" + mac + index(order[nicDevice(i)])
+		if m.Firmware.uefi() || i > 0 {
+			// Else QEMU's iPXE would take the card from OVMF; and only the first card boots.
+			device += ",romfile="
+		}
+		args = append(args, "-netdev", "tap,id=net"+n+",ifname="+taps[i]+",script=no,downscript=no", "-device", device)
 	}
-	return []string{"-netdev", "tap,id=net0,ifname=" + tap + ",script=no,downscript=no", "-device", device}
+	add(0, m.NIC, m.MAC)
+	for i, n := range m.NICs {
+		add(i+1, n.Model, n.MAC)
+	}
+	return args
 }
 
-func diskArgs(m MachineSpec, i int, d DiskSpec, boot int) []string {
-	id := "disk" + strconv.Itoa(i)
-	if boot > 0 {
-		boot += i
-	}
-	// Written data lives as long as the host does; flushing would only cost time.
-	args := []string{"-drive", "if=none,id=" + id + ",file=" + diskFile(i) + ",format=raw,cache=unsafe,discard=unmap"}
-	serial := ",serial=" + strings.ToUpper(m.Name) + "-D" + strconv.Itoa(i) + index(boot)
+// diskSerial is the serial number of disk i.
+func diskSerial(m MachineSpec, i int) string { return strings.ToUpper(m.Name) + "-D" + strconv.Itoa(i) }
+
+func diskArgs(m MachineSpec, i int, d DiskSpec, order map[string]int) []string {
+	n := strconv.Itoa(i)
+	// Written data lives as long as the host does; flushing would only cost
+	// time. What the guest discards
+	// is gone from the file and reads as zeroes.
+	args := []string{"-drive", "if=none,id=disk" + n + ",file=" + diskFile(i) + ",format=raw,cache=unsafe,discard=unmap"}
+	device := ",id=" + diskDevice(i) + ",drive=disk" + n + ",serial=" + diskSerial(m, i) + index(order[diskDevice(i)])
 	switch d.Bus {
 	case "nvme":
-		return append(args, "-device", "nvme,drive="+id+serial)
+		return append(args, "-device", "nvme"+device)
 	case "scsi":
-		return append(args, "-device", "virtio-scsi-pci,id=scsi"+strconv.Itoa(i), "-device", fmt.Sprintf("scsi-hd,bus=scsi%d.0,drive=%s%s", i, id, serial))
+		return append(args, "-device", "virtio-scsi-pci,id=scsi"+n, "-device", "scsi-hd,bus=scsi"+n+".0"+device)
 	case "ahci":
-		return append(args, "-device", "ahci,id=ahci"+strconv.Itoa(i), "-device", fmt.Sprintf("ide-hd,bus=ahci%d.0,drive=%s%s", i, id, serial))
+		return append(args, "-device", "ahci,id=ahci"+n, "-device", "ide-hd,bus=ahci"+n+".0"+device)
+	case "usb":
+		return append(args, "-device", "qemu-xhci,id=usbhost"+n, "-device", "usb-storage,bus=usbhost"+n+".0,removable=on"+device)
 	default:
-		return append(args, "-device", "virtio-blk-pci,drive="+id+serial)
+		return append(args, "-device", "virtio-blk-pci"+device)
 	}
 }
+
+// mediaArgs are the BMC's virtual drives: a CD drive that is always there, and
+// a USB host for the stick that comes and goes.
+func mediaArgs(m MachineSpec, s start, order map[string]int) []string {
+	if !m.hasMedia() {
+		return nil
+	}
+	drive := "if=none,id=" + cdDrive + ",media=cdrom,readonly=on"
+	if cd := s.media[board.CD]; cd.File != "" {
+		drive += ",format=raw,file=" + escapeComma(cd.File)
+	}
+	args := []string{
+		"-drive", drive, "-device", "ide-cd,bus=ide.1,id=" + cdDevice + ",drive=" + cdDrive + index(order[cdDevice]),
+		"-device", "qemu-xhci,id=usbhost",
+	}
+	usb := s.media[board.USB]
+	if usb.File == "" {
+		return args
+	}
+	return append(args,
+		"-blockdev", "driver=raw,node-name="+usbDrive(s.usb)+",read-only="+onOff(!usb.Writable)+",file.driver=file,file.filename="+escapeComma(usb.File),
+		"-device", "usb-storage,bus=usbhost.0,removable=on,id="+usbDevice(s.usb)+",drive="+usbDrive(s.usb)+index(order[usbAny]))
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+// escapeComma is how QEMU's options have a comma in a value.
+func escapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // makeFiles makes disks and firmware variables that are not there yet.
 func makeFiles(dir string, m MachineSpec) error {

@@ -22,7 +22,7 @@ func TestQEMUArgs(t *testing.T) {
 	var got bytes.Buffer
 	for i, m := range s.Machines {
 		fmt.Fprintf(&got, "-- %s --\n", m.Name)
-		for _, a := range qemuArgs(s.Name, m, fmt.Sprintf("tap%d", i), "tcg") {
+		for _, a := range qemuArgs(s.Name, m, tapNames(i, m), "tcg", start{}) {
 			if strings.HasPrefix(a, "-") {
 				fmt.Fprintf(&got, "\n%s", a)
 				continue
@@ -47,7 +47,7 @@ func TestQEMUArgs(t *testing.T) {
 }
 
 func TestCPUModel(t *testing.T) {
-	if got := cpuModel("tcg"); got != "max" {
+	if got := cpuModel("tcg", nil); got != "max" {
 		t.Errorf("emulated processors are %q: without RDRAND Go programs in guests wait for two minutes", got)
 	}
 }
@@ -93,7 +93,7 @@ func TestMachine_Wipe(t *testing.T) {
 	if _, err := os.Stat(m.SerialLog()); err == nil {
 		t.Error("the serial log is still there")
 	}
-	m.done = make(chan struct{})
+	m.on.Store(true)
 	if err := m.Wipe(); err == nil {
 		t.Error("a machine that is on was wiped")
 	}

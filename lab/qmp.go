@@ -25,6 +25,7 @@ const maxQMPLine = 1 << 20
 type qmpReply struct {
 	QMP    json.RawMessage `json:"QMP"`
 	Event  string          `json:"event"`
+	Data   json.RawMessage `json:"data"`
 	Return json.RawMessage `json:"return"`
 	Error  *struct {
 		Class string `json:"class"`
@@ -50,8 +51,8 @@ func dialFile(ctx context.Context, dir, name string) (net.Conn, error) {
 
 // dialQMP connects and takes the greeting. ctx must have a deadline, which is
 // that of everything after, too.
-func dialQMP(ctx context.Context, dir string) (*qmp, error) {
-	conn, err := dialFile(ctx, dir, qmpSocket)
+func dialQMP(ctx context.Context, dir, socket string) (*qmp, error) {
+	conn, err := dialFile(ctx, dir, socket)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func dialQMP(ctx context.Context, dir string) (*qmp, error) {
 	if _, err := q.read(); err != nil {
 		return nil, errors.Join(fmt.Errorf("waiting for QEMU's greeting: %w", err), conn.Close())
 	}
-	if err := q.execute("qmp_capabilities"); err != nil {
+	if err := q.execute("qmp_capabilities", nil); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return q, nil
@@ -87,8 +88,39 @@ func (q *qmp) read() (qmpReply, error) {
 	return qmpReply{}, net.ErrClosed
 }
 
-func (q *qmp) execute(command string) error {
-	if _, err := fmt.Fprintf(q.conn, "{\"execute\":%q}\n", command); err != nil {
+// watch calls reset for each reset of the machine until QEMU hangs up, and
+// returns the reason that it gave for its end.
+func (q *qmp) watch(reset func()) (reason string) {
+	for q.in.Scan() {
+		var r qmpReply
+		if json.Unmarshal(q.in.Bytes(), &r) != nil {
+			continue
+		}
+		switch r.Event {
+		case "RESET":
+			reset()
+		case "SHUTDOWN":
+			var data struct {
+				Reason string `json:"reason"`
+			}
+			if json.Unmarshal(r.Data, &data) == nil {
+				reason = data.Reason
+			}
+		}
+	}
+	return reason
+}
+
+// execute runs a command; arguments may be nil.
+func (q *qmp) execute(command string, arguments any) error {
+	text, err := json.Marshal(struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+	}{command, arguments})
+	if err != nil {
+		return fmt.Errorf("telling QEMU to %s: %w", command, err)
+	}
+	if _, err := q.conn.Write(append(text, '\n')); err != nil {
 		return fmt.Errorf("telling QEMU to %s: %w", command, err)
 	}
 	r, err := q.read()
@@ -101,17 +133,22 @@ func (q *qmp) execute(command string) error {
 	return nil
 }
 
-// qmpDeadline is for one command on a machine that is busy.
+// qmpDeadline is for a few commands on a machine that is busy.
 const qmpDeadline = 10 * time.Second
 
 // command connects, runs one command, and hangs up.
-func command(ctx context.Context, dir, name string) error {
+func command(ctx context.Context, dir, name string, arguments any) error {
+	return commands(ctx, dir, func(q *qmp) error { return q.execute(name, arguments) })
+}
+
+// commands connects, runs f, and hangs up.
+func commands(ctx context.Context, dir string, f func(q *qmp) error) error {
 	ctx, cancel := context.WithTimeout(ctx, qmpDeadline)
 	defer cancel()
-	q, err := dialQMP(ctx, dir)
+	q, err := dialQMP(ctx, dir, qmpSocket)
 	if err != nil {
 		return err
 	}
 	defer q.conn.Close() //nolint:errcheck // the reply is what counts
-	return q.execute(name)
+	return f(q)
 }

@@ -98,15 +98,30 @@ type MachineSpec struct {
 	Boot []string `yaml:"boot" json:"boot"`
 	// NIC is the model: virtio, e1000, e1000e, igb, vmxnet3, rtl8139. Default: virtio.
 	NIC string `yaml:"nic" json:"nic"`
+	// NICs are further network cards. Only the first card boots.
+	NICs []NICSpec `yaml:"nics" json:"nics,omitempty"`
 	// Power is off or on: whether it is switched on by Up. Default: off.
 	Power string `yaml:"power" json:"power"`
+	// TPM gives the machine a TPM 2.0, kept by swtpm.
+	TPM bool `yaml:"tpm" json:"tpm,omitempty"`
+	// BMC is the machine's management controller.
+	BMC BMCSpec `yaml:"bmc" json:"bmc"`
 	// Args are added to QEMU's command line.
 	Args []string `yaml:"args" json:"args,omitempty"`
 }
 
+// NICSpec defines a further network card.
+type NICSpec struct {
+	// Network defaults to that of the machine.
+	Network string `yaml:"network" json:"network"`
+	MAC     string `yaml:"mac" json:"mac"`
+	// Model defaults to that of the machine's first card.
+	Model string `yaml:"model" json:"model"`
+}
+
 // DiskSpec defines one disk.
 type DiskSpec struct {
-	// Bus is virtio, nvme, scsi or ahci. Default: virtio.
+	// Bus is virtio, nvme, scsi, ahci, or usb for a stick. Default: virtio.
 	Bus string `yaml:"bus" json:"bus"`
 	// Size such as 8G. Default: 4G.
 	Size Size `yaml:"size" json:"size"`
@@ -173,6 +188,7 @@ func ReadSpec(r io.Reader) (Spec, error) {
 // Bounds that keep a slip from asking for the impossible.
 const (
 	maxMachines = 64
+	maxNICs     = 7
 	maxName     = 32
 	maxBridge   = 15 // IFNAMSIZ with the NUL
 )
@@ -270,6 +286,14 @@ func checkPrefix(what, s string) error {
 	return nil
 }
 
+// namespaceOf returns the name of the namespace that has a network's bridge.
+func (s *Spec) namespaceOf(network string) string {
+	if n, err := s.network(network); err == nil && n.Behind != "" {
+		return n.Name
+	}
+	return ""
+}
+
 func (s *Spec) network(name string) (Network, error) {
 	for _, n := range s.Networks {
 		if n.Name == name {
@@ -291,7 +315,7 @@ func (s *Spec) completeMachines() error {
 		if err := m.check(s); err != nil {
 			return fmt.Errorf("machine %s: %w", m.Name, err)
 		}
-		for _, id := range []string{m.Name, m.MAC, m.UUID} {
+		for _, id := range m.unique() {
 			if other, ok := seen[id]; ok {
 				return fmt.Errorf("machines %s and %s both have %s", other, m.Name, id)
 			}
@@ -299,6 +323,18 @@ func (s *Spec) completeMachines() error {
 		}
 	}
 	return nil
+}
+
+// unique is what no two machines may have in common.
+func (m *MachineSpec) unique() []string {
+	ids := []string{m.Name, m.MAC, m.UUID}
+	for _, n := range m.NICs {
+		ids = append(ids, n.MAC)
+	}
+	if m.BMC.there() {
+		ids = append(ids, m.BMC.Address)
+	}
+	return ids
 }
 
 // setDefaults fills in what is empty. i is the machine's place in the list.
@@ -338,6 +374,13 @@ func (m *MachineSpec) setDefaults(s *Spec, i int) {
 			m.Disks[d].Size = 4 << 30
 		}
 	}
+	m.NICs = slices.Clone(m.NICs)
+	for n := range m.NICs {
+		orElse(&m.NICs[n].Network, m.Network)
+		orElse(&m.NICs[n].MAC, fmt.Sprintf("52:54:00:77:%02x:%02x", n+1, i+1))
+		orElse(&m.NICs[n].Model, m.NIC)
+	}
+	m.BMC.setDefaults(s, m, i)
 }
 
 func (m *MachineSpec) check(s *Spec) error {
@@ -380,7 +423,40 @@ func (m *MachineSpec) check(s *Spec) error {
 			return fmt.Errorf("boot device %q: want network or disk", b)
 		}
 	}
+	if err := m.checkNICs(s); err != nil {
+		return err
+	}
+	if err := m.BMC.check(s, m); err != nil {
+		return fmt.Errorf("BMC: %w", err)
+	}
 	return m.checkDisks()
+}
+
+func (m *MachineSpec) checkNICs(s *Spec) error {
+	if len(m.NICs) > maxNICs {
+		return fmt.Errorf("%d further NICs: want at most %d", len(m.NICs), maxNICs)
+	}
+	for i := range m.NICs {
+		n := &m.NICs[i]
+		if _, err := s.network(n.Network); err != nil {
+			return err
+		}
+		if _, ok := nicModels[n.Model]; !ok {
+			return fmt.Errorf("NIC %q: want virtio, e1000, e1000e, igb, vmxnet3 or rtl8139", n.Model)
+		}
+		mac, err := machine.ParseMAC(n.MAC)
+		if err != nil {
+			return err
+		}
+		n.MAC = mac.String()
+	}
+	// A machine is a process in one network namespace.
+	for _, n := range m.NICs {
+		if s.namespaceOf(n.Network) != s.namespaceOf(m.Network) {
+			return fmt.Errorf("networks %s and %s are not on the same side of a router", m.Network, n.Network)
+		}
+	}
+	return nil
 }
 
 func (m *MachineSpec) checkDisks() error {
@@ -388,8 +464,8 @@ func (m *MachineSpec) checkDisks() error {
 		return fmt.Errorf("%d disks: want at most 8", len(m.Disks))
 	}
 	for _, d := range m.Disks {
-		if !slices.Contains([]string{"virtio", "nvme", "scsi", "ahci"}, d.Bus) {
-			return fmt.Errorf("disk bus %q: want virtio, nvme, scsi or ahci", d.Bus)
+		if !slices.Contains([]string{"virtio", "nvme", "scsi", "ahci", "usb"}, d.Bus) {
+			return fmt.Errorf("disk bus %q: want virtio, nvme, scsi, ahci or usb", d.Bus)
 		}
 		if d.Size < 1<<20 || d.Size%512 != 0 {
 			return fmt.Errorf("disk size %s: want at least 1M, in whole sectors", d.Size)

@@ -68,11 +68,11 @@ func TestSpec_complete(t *testing.T) {
 		Machines: []MachineSpec{
 			{
 				Name: "m1", Firmware: BIOS, CPUs: 1, Memory: 1 << 30, Disks: []DiskSpec{{Bus: "virtio", Size: 4 << 30}}, Network: "br0",
-				MAC: "52:54:00:77:00:01", UUID: got.Machines[0].UUID, Serial: "LAB-0001", Boot: []string{"network", "disk"}, NIC: "virtio", Power: "off",
+				MAC: "52:54:00:77:00:01", UUID: got.Machines[0].UUID, Serial: "LAB-0001", Boot: []string{"network", "disk"}, NIC: "virtio", Power: "off", BMC: BMCSpec{Address: "10.77.0.201", Username: "admin", Password: FactoryPassword("LAB-0001"), Protocols: []string{"redfish", "ipmi"}},
 			},
 			{
 				Name: "m2", Firmware: UEFI, CPUs: 1, Memory: 1 << 30, Disks: []DiskSpec{}, Network: "br0",
-				MAC: "52:54:00:77:00:02", UUID: got.Machines[1].UUID, Serial: "LAB-0002", Boot: []string{"network", "disk"}, NIC: "virtio", Power: "off",
+				MAC: "52:54:00:77:00:02", UUID: got.Machines[1].UUID, Serial: "LAB-0002", Boot: []string{"network", "disk"}, NIC: "virtio", Power: "off", BMC: BMCSpec{Address: "10.77.0.202", Username: "admin", Password: FactoryPassword("LAB-0002"), Protocols: []string{"redfish", "ipmi"}},
 			},
 		},
 	}

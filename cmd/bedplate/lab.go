@@ -63,6 +63,7 @@ and /dev/net/tun. KVM is used where it works; else processors are emulated.`,
 	cmd.PersistentFlags().StringVar(&f.name, "lab", "lab", "`name` of the lab")
 	cmd.PersistentFlags().StringVar(&f.dir, "dir", "", "`directory` of the lab (default ~/.local/state/bedplate/labs/NAME)")
 	cmd.AddCommand(newLabUpCommand(a, &f), newLabDownCommand(a, &f), newLabListCommand(a, &f), newLabPowerCommand(a, &f),
+		newLabFaultCommand(a, &f),
 		newLabConsoleCommand(a, &f), newLabLogCommand(a, &f), newLabExecCommand(a, &f), newLabHoldCommand(a))
 	return cmd
 }
@@ -238,6 +239,26 @@ func (a *app) showLab(ctx context.Context, remote lab.Remote, output string) err
 		}
 		t.Add(m.Name, power, string(m.Firmware), fmt.Sprint(m.CPUs), m.Memory.String(), strings.Join(disks, ", "), m.MAC, m.Serial)
 	}
+	if err := t.Write(a.stdout); err != nil {
+		return err
+	}
+	return a.showBMCs(s)
+}
+
+// showBMCs prints where the machines' management controllers are, and how to log in.
+func (a *app) showBMCs(s lab.Status) error {
+	t := table.Table{Header: []string{"NAME", "BMC", "PROTOCOLS", "USERNAME", "PASSWORD", "FAULTS"}}
+	rows := 0
+	for _, m := range s.Machines {
+		if b := m.BMC; b.Address != "" {
+			t.Add(m.Name, b.Address, strings.Join(b.Protocols, ", "), b.Username, b.Password, strings.Join(m.Faults, ", "))
+			rows++
+		}
+	}
+	if rows == 0 {
+		return nil
+	}
+	fmt.Fprintln(a.stdout)
 	return t.Write(a.stdout)
 }
 

@@ -70,7 +70,10 @@ var allowed = map[string][]string{
 	"lifecycle": {"machine", "resource", "store", "proto"},
 	"api":       {"resource", "store", "proto", "machine", "trust", "event"},
 
-	"lab": {"machine", "proto"},
+	// The lab: a board is the state, redfish and ipmi are views of it.
+	"lab":         {"machine", "proto"},
+	"lab/board":   {},
+	"lab/redfish": {"lab/board"},
 
 	// Roots: they may import anything.
 	"engine": {"*"},
