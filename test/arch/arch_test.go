@@ -62,8 +62,10 @@ var allowed = map[string][]string{
 	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "trust", "layout"},
 	"agent/step": {},
 
-	// What becomes of machines that made themselves known.
-	"discovery": {"proto", "machine", "resource", "store"},
+	// What becomes of machines that made themselves known, and what is to be
+	// thought of their hardware.
+	"discovery":  {"proto", "machine", "resource", "store"},
+	"inspection": {"proto"},
 
 	// The control plane.
 	"timeline":  {"machine", "proto", "store"},
