@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/bedplate/bedplate/event"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/resource/claim"
@@ -18,6 +19,9 @@ import (
 type MachineViews interface {
 	Explain(ctx context.Context, name string) (*pb.ExplainMachineResponse, error)
 	Timeline(ctx context.Context, name string) ([]*pb.Phase, error)
+	// Retry takes up again what a failed machine's life stopped at.
+	// ops are written in the same transaction.
+	Retry(ctx context.Context, name string, ops ...store.Op) (*pb.Machine, error)
 	// Follow calls send, from one goroutine, with what happens to the machine
 	// until ctx is done or send fails, and returns that error.
 	Follow(ctx context.Context, name string, send func(*pb.FollowMachineResponse) error) error
@@ -140,6 +144,19 @@ func (a *machineAPI) GetMachineTimeline(ctx context.Context, r *pb.GetMachineTim
 		return nil, hookError(err)
 	}
 	return &pb.GetMachineTimelineResponse{Phases: phases}, nil
+}
+
+// RetryMachine implements pb.MachineServiceServer.
+func (a *machineAPI) RetryMachine(ctx context.Context, r *pb.RetryMachineRequest) (*pb.Machine, error) {
+	if err := a.viewable(ctx, r.GetName()); err != nil {
+		return nil, err
+	}
+	about := &pb.Machine{Metadata: &pb.Metadata{Name: r.GetName()}}
+	out, err := a.s.cfg.Machines.Retry(ctx, r.GetName(), a.s.cfg.Events.Op(event.About(about, "RetryRequested", "", caller(ctx).name)))
+	if err != nil {
+		return nil, hookError(err)
+	}
+	return a.visible(out), nil
 }
 
 // FollowMachine implements pb.MachineServiceServer.

@@ -32,6 +32,7 @@ import (
 	"github.com/bedplate/bedplate/event"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
 	"github.com/bedplate/bedplate/store/bolt"
 	"github.com/bedplate/bedplate/trust"
 )
@@ -375,6 +376,10 @@ func (f *fakeWorkflows) Follow(ctx context.Context, r *pb.FollowWorkflowRequest,
 
 // fakeViews knows nothing but that it was asked.
 type fakeViews struct{}
+
+func (fakeViews) Retry(_ context.Context, name string, _ ...store.Op) (*pb.Machine, error) {
+	return &pb.Machine{Metadata: &pb.Metadata{Name: name}}, nil
+}
 
 func (fakeViews) Explain(_ context.Context, name string) (*pb.ExplainMachineResponse, error) {
 	if name == "panics" {

@@ -20,6 +20,7 @@ func roles() map[string]pb.Role {
 		pb.MachineService_ExplainMachine_FullMethodName:     viewer,
 		pb.MachineService_GetMachineTimeline_FullMethodName: viewer,
 		pb.MachineService_FollowMachine_FullMethodName:      viewer,
+		pb.MachineService_RetryMachine_FullMethodName:       operator,
 
 		pb.NetworkService_GetNetwork_FullMethodName:    viewer,
 		pb.NetworkService_ListNetworks_FullMethodName:  viewer,

@@ -142,6 +142,11 @@ func (v machineViews) Explain(ctx context.Context, name string) (*pb.ExplainMach
 	return v.lifecycle.Explain(ctx, name)
 }
 
+// Retry implements api.MachineViews.
+func (v machineViews) Retry(ctx context.Context, name string, ops ...store.Op) (*pb.Machine, error) {
+	return v.lifecycle.Retry(ctx, name, ops...)
+}
+
 // Timeline implements api.MachineViews.
 func (v machineViews) Timeline(ctx context.Context, name string) ([]*pb.Phase, error) {
 	if _, err := resource.Get[*pb.Machine](ctx, v.db, name); err != nil {

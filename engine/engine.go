@@ -22,6 +22,7 @@ import (
 
 	"github.com/bedplate/bedplate/api"
 	"github.com/bedplate/bedplate/dhcp"
+	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/event"
 	"github.com/bedplate/bedplate/images"
 	"github.com/bedplate/bedplate/images/registry"
@@ -51,12 +52,13 @@ type Engine struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 
-	store  store.Store
-	db     *resource.DB
-	events *event.Log
-	ca     *trust.CA
-	key    *trust.Key
-	sealer *trust.Sealer
+	store     store.Store
+	db        *resource.DB
+	events    *event.Log
+	evaluator *expression.RuleEvaluator
+	ca        *trust.CA
+	key       *trust.Key
+	sealer    *trust.Sealer
 
 	index     *index.Index
 	networks  *networks
@@ -91,7 +93,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the server: %w", err)
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), waiting: map[string]bool{}, moved: map[machine.Name]bool{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), evaluator: &expression.RuleEvaluator{}, waiting: map[string]bool{}, moved: map[machine.Name]bool{}}
 	e.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := e.openState(); err != nil {
 		return nil, err
@@ -217,7 +219,10 @@ func (e *Engine) buildWorkflows(context.Context) (err error) {
 		return err
 	}
 	e.lifecycle = lifecycle.New(lifecycle.Config{
-		DB: e.db, Workflows: e.workflow, Sightings: e.timeline,
+		DB: e.db, Workflows: e.workflow, Sightings: e.timeline, Hooks: newHooks(e.db, secrets{e.db, e.sealer}), Registerer: e.registry,
+		Decide: func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error) {
+			return discovery.Decide(rules, m, e.evaluator)
+		},
 		Select: func(selector string, m *pb.Machine) (bool, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()

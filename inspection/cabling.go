@@ -7,17 +7,18 @@ import (
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
 
-// cabling looks for a network interface and, where that is given, for the
-// switch port at its other end, as LLDP told it.
+// cabling compares the switch port at the other end of an interface, where
+// that is given, with what LLDP told. An interface without one is only what
+// the machine is recognised by.
 func (c *checker) cabling(path string, want *pb.Interface) {
+	if want.GetSwitch() == "" && want.GetSwitchPort() == "" {
+		return
+	}
 	nic := findNIC(c.inv.GetNics(), want.GetMac())
 	if nic == nil {
 		if c.inv != nil {
 			c.add(path+".mac", want.GetMac(), macList(c.inv.GetNics()))
 		}
-		return
-	}
-	if want.GetSwitch() == "" && want.GetSwitchPort() == "" {
 		return
 	}
 	n := nic.GetLldp()

@@ -95,7 +95,8 @@ func TestCheck_Cabling(t *testing.T) {
 		change func(*pb.NIC)
 		want   []string
 	}{
-		{"an interface that isn't there", &pb.Interface{Mac: mac2}, nil, []string{"interfaces[0].mac: " + mac2 + " → only " + mac1}},
+		{"an interface that isn't there", &pb.Interface{Mac: mac2, Switch: "leaf-12"}, nil, []string{"interfaces[0].mac: " + mac2 + " → only " + mac1}},
+		{"an interface that no port is given for only says who the machine is", &pb.Interface{Mac: mac2}, nil, nil},
 		{"the wrong port", &pb.Interface{Mac: mac1, Switch: "leaf-12", SwitchPort: "Ethernet8"}, nil, []string{"interfaces[0].switch_port: Ethernet8 → Ethernet7"}},
 		{"the wrong switch", &pb.Interface{Mac: mac1, Switch: "leaf-13.dc1.example.net", SwitchPort: "Ethernet7"}, nil, []string{"interfaces[0].switch: leaf-13.dc1.example.net → leaf-12.dc1.example.net"}},
 		{"a switch by its chassis", &pb.Interface{Mac: mac1, Switch: "001c.73aa.bbcc"}, nil, nil},

@@ -1,13 +1,17 @@
 package lifecycle
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/bedplate/bedplate/discovery"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -54,16 +58,31 @@ func TestDecideMachine(t *testing.T) {
 		{"what a machine under a workflow boots is the workflow's to say", machineIn(pb.MachineState_AVAILABLE, inspected, set(pb.NextBoot_AGENT), func(m *pb.Machine) { m.Status.Workflow = "burn-in" }), nil, want{pb.MachineState_AVAILABLE, pb.NextBoot_AGENT, ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := decideMachine(tt.machine, tt.inst)
-			if diff := cmp.Diff(tt.want, want{s.state, s.nextBoot, s.instance}); diff != "" {
+			c := decider()
+			v := view{inst: tt.inst, pool: &pb.PoolSpec{}, now: now}
+			d := c.decideMachine(tt.machine, v)
+			if diff := cmp.Diff(tt.want, want{d.state, d.nextBoot, d.instance}); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			again := decideMachine(withStanding(tt.machine, s, now), tt.inst)
-			if again != s {
-				t.Errorf("the decision does not settle: first %+v, then %+v", s, again)
+			after := withDecision(tt.machine, d, now)
+			again := withDecision(after, c.decideMachine(after, v), now)
+			if diff := cmp.Diff(after, again, protocmp.Transform()); diff != "" {
+				t.Errorf("the decision does not settle (-first +then):\n%s", diff)
 			}
 		})
 	}
+}
+
+// decider is a controller that only decides.
+func decider() *Controller {
+	n := 0
+	return New(Config{
+		DB:  &resource.DB{NewUID: func() string { n++; return fmt.Sprintf("uid%05d", n) }},
+		Now: func() time.Time { return now },
+		Decide: func([]*pb.Rule, *pb.Machine) (discovery.Decision, error) {
+			return discovery.Decision{Action: discovery.None}, nil
+		},
+	})
 }
 
 func TestDecideInstance(t *testing.T) {

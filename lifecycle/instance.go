@@ -16,12 +16,6 @@ import (
 	"github.com/bedplate/bedplate/store"
 )
 
-// Names of the built-in templates.
-const (
-	TemplateInstall = "install-image"
-	TemplateRelease = "release"
-)
-
 // reconcileInstance takes an instance one step further.
 func (c *Controller) reconcileInstance(ctx context.Context, name string) error {
 	inst, ok := c.instances[name]
@@ -51,14 +45,16 @@ func (c *Controller) claim(ctx context.Context, inst *pb.Instance) error {
 	nextInst := withState(inst, pb.InstanceState_INSTANCE_PROVISIONING, "machine "+m.Metadata.Name+" was chosen", time.Time{}, now)
 	nextInst.Status.Machine = m.Metadata.Name
 	s := standingOf(m)
-	s.instance = inst.Metadata.Name
+	s.instance, s.attempt, s.job, s.life = inst.Metadata.Name, 0, "", ""
 	nextMachine := withStanding(m, heldBy(nextInst, s), now)
-	err := c.commit(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
+	revision, err := c.cfg.DB.Store.Txn(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)}, []store.Op{
 		resource.Put(nextInst), resource.Put(nextMachine),
-		c.cfg.Event("Instance", inst.Metadata.Name, "MachineChosen", m.Metadata.Name, false))
+		c.cfg.Event("Instance", inst.Metadata.Name, "MachineChosen", m.Metadata.Name, false),
+	})
 	if err == nil {
-		// The watch brings the same; without it the next instance could be offered this machine again.
-		c.machines[m.Metadata.Name] = nextMachine
+		c.metrics.moved(m, nextMachine, now)
+		// Else the next instance could be offered this machine again.
+		c.keep(nextMachine, revision)
 	}
 	return err
 }
@@ -105,6 +101,9 @@ func (c *Controller) named(name string) (*pb.Machine, string) {
 	if holder := m.GetStatus().GetInstance(); holder != "" {
 		return nil, "machine " + name + " is held by instance " + holder
 	}
+	if m.GetStatus().GetState() != pb.MachineState_AVAILABLE && c.gated(m) {
+		return nil, fmt.Sprintf("machine %s is not available yet: it is %s: %s", name, stateName(m.GetStatus().GetState()), m.GetStatus().GetCause())
+	}
 	switch m.GetStatus().GetState() {
 	case pb.MachineState_AVAILABLE, pb.MachineState_ENROLLED, pb.MachineState_DISCOVERED, pb.MachineState_INSPECTING:
 		return m, ""
@@ -112,6 +111,13 @@ func (c *Controller) named(name string) (*pb.Machine, string) {
 		return nil, "machine " + name + " has only just been added"
 	}
 	return nil, fmt.Sprintf("machine %s is %s: %s", name, stateName(m.GetStatus().GetState()), m.GetStatus().GetCause())
+}
+
+// gated reports whether a machine has to become available before anybody gets
+// it: its hardware is to be compared or tested, or its BMC contacted, first.
+func (c *Controller) gated(m *pb.Machine) bool {
+	p := c.poolOf(m)
+	return hasBMC(m) || p.GetTests() != nil || p.GetExpect() != nil || m.GetSpec().GetExpect() != nil
 }
 
 // start makes the workflow for the instance. Its name follows from the
@@ -123,7 +129,10 @@ func (c *Controller) start(ctx context.Context, inst *pb.Instance, template stri
 			Template: template, Machine: inst.GetStatus().GetMachine(), Instance: inst.Metadata.Name,
 		},
 	}
-	if template == TemplateInstall {
+	switch template {
+	case TemplateRelease:
+		wf.Spec.Inputs = eraseInputs(c.poolOf(c.machines[inst.GetStatus().GetMachine()]).GetErase())
+	case TemplateInstall:
 		wf.Spec.Inputs = installInputs(inst)
 		if t := inst.GetSpec().GetTemplate(); t != "" {
 			wf.Spec.Template = t
@@ -132,7 +141,7 @@ func (c *Controller) start(ctx context.Context, inst *pb.Instance, template stri
 	_, err := c.cfg.Workflows.Create(ctx, wf)
 	if err != nil && !errors.Is(err, resource.ErrExists) {
 		// What is missing may come, such as an image's content: it is tried again.
-		c.later[inst.Metadata.Name] = c.cfg.Now().Add(workflowRetry)
+		c.lookAgain("i "+inst.Metadata.Name, c.cfg.Now().Add(workflowRetry))
 		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_PENDING, fmt.Sprintf("its workflow can't be made yet: %v", err), time.Time{})
 	}
 	next := proto.Clone(inst).(*pb.Instance)
@@ -146,12 +155,18 @@ func workflowName(inst *pb.Instance, template string) string {
 	if len(uid) > 8 {
 		uid = uid[:8]
 	}
-	purpose := "install"
 	if template == TemplateRelease {
-		purpose = "release"
+		return inst.GetMetadata().GetName() + "-release-" + uid
 	}
-	return inst.GetMetadata().GetName() + "-" + purpose + "-" + uid
+	name := inst.GetMetadata().GetName() + "-install-" + uid
+	if n := inst.GetStatus().GetReinstalls(); n > 0 {
+		name += fmt.Sprintf("-%d", n+1)
+	}
+	return name
 }
+
+// installName names the newest workflow that installs the instance.
+func installName(inst *pb.Instance) string { return workflowName(inst, TemplateInstall) }
 
 func installInputs(inst *pb.Instance) map[string]*structpb.Value {
 	inputs := map[string]*structpb.Value{}
@@ -170,6 +185,9 @@ func installInputs(inst *pb.Instance) map[string]*structpb.Value {
 // follow brings the instance in line with its workflow and what the installed
 // system reported.
 func (c *Controller) follow(ctx context.Context, inst *pb.Instance) error {
+	if wantsReinstall(inst) && !c.installing(inst) && c.consented(c.machines[inst.GetStatus().GetMachine()], beforeReinstall) {
+		return c.start(ctx, inst, TemplateInstall)
+	}
 	wf := c.installWorkflow(inst)
 	if wf == nil {
 		return nil // not seen through the watch yet
@@ -180,6 +198,16 @@ func (c *Controller) follow(ctx context.Context, inst *pb.Instance) error {
 	}
 	state, cause, deadline := decideInstance(inst, wf, silent, c.cfg.Now())
 	return c.setInstance(ctx, inst, state, cause, deadline)
+}
+
+// installing reports whether a workflow of the instance is still under way.
+func (c *Controller) installing(inst *pb.Instance) bool {
+	for _, wf := range c.workflows {
+		if wf.GetSpec().GetInstance() == inst.Metadata.Name && !ended(wf) && installs(wf) {
+			return true
+		}
+	}
+	return false
 }
 
 // silent reports whether nothing in the instance's image reads our metadata,
@@ -260,17 +288,25 @@ func (c *Controller) release(ctx context.Context, inst *pb.Instance) error {
 			c.cfg.Event("Instance", inst.Metadata.Name, "Deleted", "it held no machine", false))
 	}
 	want := workflowName(inst, TemplateRelease)
-	if inst.GetStatus().GetWorkflow() != want {
+	if !c.beganRelease(inst) {
+		if !c.consented(m, beforeRelease) {
+			return nil // the machine says what it waits for
+		}
 		return c.beginRelease(ctx, inst)
 	}
 	wf := c.workflows[want]
 	switch wf.GetStatus().GetState() {
 	case pb.WorkflowState_SUCCEEDED:
-		return c.finishRelease(ctx, inst, m)
+		return c.finishRelease(ctx, inst, m, wf)
 	case pb.WorkflowState_WORKFLOW_FAILED, pb.WorkflowState_CANCELLED:
 		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, "its disks could not be wiped: "+wf.GetStatus().GetCause(), time.Time{})
 	}
 	return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_RELEASING, "workflow "+want+" wipes its disks", time.Time{})
+}
+
+// beganRelease reports whether the release workflow is on record.
+func (c *Controller) beganRelease(inst *pb.Instance) bool {
+	return inst.GetStatus().GetWorkflow() == workflowName(inst, TemplateRelease)
 }
 
 // beginRelease stops what still runs for the instance, then makes the release workflow.
@@ -288,13 +324,44 @@ func (c *Controller) beginRelease(ctx context.Context, inst *pb.Instance) error 
 }
 
 // finishRelease returns the machine to the pool and removes the instance.
-func (c *Controller) finishRelease(ctx context.Context, inst *pb.Instance, m *pb.Machine) error {
+// The machine goes on from RELEASING by itself: its BMC is put back first.
+func (c *Controller) finishRelease(ctx context.Context, inst *pb.Instance, m *pb.Machine, wf *pb.Workflow) error {
 	s := standingOf(m)
-	s.state, s.instance = pb.MachineState_RELEASING, ""
-	next := withStanding(m, available(s), c.cfg.Now())
-	return c.commit(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
-		resource.Remove[*pb.Instance](inst.Metadata.Name), resource.Put(next),
-		c.cfg.Event("Instance", inst.Metadata.Name, "Deleted", "machine "+m.Metadata.Name+" is back in the pool", false))
+	s.state, s.cause, s.instance = pb.MachineState_RELEASING, "its disks were wiped", ""
+	s.nextAction, s.nextBoot, s.attempt, s.job, s.life, s.deadline = "it goes back into the pool", pb.NextBoot_AGENT, 0, "", "", time.Time{}
+	d := decision{standing: s}
+	if !c.erased(&d, m, wf, inst.GetStatus().GetRequestedBy()) {
+		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, d.cause, time.Time{})
+	}
+	next := withDecision(m, d, c.cfg.Now())
+	revision, err := c.cfg.DB.Store.Txn(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
+		append(d.ops, resource.Remove[*pb.Instance](inst.Metadata.Name), resource.Put(next),
+			c.cfg.Event("Instance", inst.Metadata.Name, "Deleted", "the disks of machine "+m.Metadata.Name+" are wiped", false)))
+	if err == nil {
+		c.metrics.moved(m, next, c.cfg.Now())
+		c.keep(next, revision)
+		delete(c.instances, inst.Metadata.Name)
+	}
+	return err
+}
+
+// erased puts the record of an erasure with the decision. It returns false,
+// with the machine failed, where the record doesn't vouch for every disk.
+func (c *Controller) erased(d *decision, m *pb.Machine, wf *pb.Workflow, operator string) bool {
+	if c.cfg.Erasure == nil {
+		return true
+	}
+	r, err := c.cfg.Erasure(m, wf, operator)
+	if err != nil {
+		d.state, d.cause = pb.MachineState_FAILED, "its disks could not be shown to be wiped: "+err.Error()
+		d.nextAction = "`bedplate workflow retry " + wf.Metadata.Name + "` wipes them again"
+		return false
+	}
+	if m.GetStatus().GetErasure() != r.Name {
+		d.ops = append(d.ops, r.Ops...)
+		d.edit = also(d.edit, func(m *pb.Machine) { m.Status.Erasure = r.Name })
+	}
+	return true
 }
 
 func ended(wf *pb.Workflow) bool {

@@ -14,10 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
@@ -51,6 +54,15 @@ type Config struct {
 	DB        *resource.DB
 	Workflows Workflows
 	Sightings Sightings
+	// Hooks calls the programs that pools name; nil: no hook is ever called.
+	Hooks Hooks
+	// Decide says what the rules make of a discovered machine.
+	Decide func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error)
+	// Erasure makes the signed record of a wipe; its error says which disk is
+	// not shown to be wiped. nil: no records are made.
+	Erasure func(m *pb.Machine, wf *pb.Workflow, operator string) (ErasureRecord, error)
+	// Registerer takes the metrics; nil: none.
+	Registerer prometheus.Registerer
 	// Select reports whether a machine has the properties that an instance asks for.
 	Select func(selector string, m *pb.Machine) (bool, error)
 	// Event returns the op that appends one line to the event log.
@@ -59,15 +71,30 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// ErasureRecord is a signed record that is yet to be stored.
+type ErasureRecord struct {
+	Name string
+	Ops  []store.Op
+}
+
 // Controller is the lifecycle service.
 type Controller struct {
 	cfg       Config
 	machines  map[string]*pb.Machine
 	instances map[string]*pb.Instance
 	workflows map[string]*pb.Workflow
-	// later says when an instance is to be looked at again.
+	pools     map[string]*pb.Pool
+	rules     map[string]*pb.Rule
+	jobs      map[string]*pb.Job
+	// later says when something is to be looked at again, by its key.
 	later   map[string]time.Time
 	changes chan change
+	metrics metrics
+	// calling are the machines that a hook is being called for; calls waits for those.
+	calling map[string]bool
+	calls   sync.WaitGroup
+	// counted is when the pools' machines were last counted.
+	counted time.Time
 }
 
 // change is one resource that was seen, changed or deleted. It is applied by
@@ -76,7 +103,7 @@ type Controller struct {
 type change func(dirty map[string]bool)
 
 // kinds is how many kinds of resources must have been listed before the first decision.
-const kinds = 3
+const kinds = 6
 
 // New returns a Controller.
 func New(cfg Config) *Controller {
@@ -85,17 +112,26 @@ func New(cfg Config) *Controller {
 		machines:  map[string]*pb.Machine{},
 		instances: map[string]*pb.Instance{},
 		workflows: map[string]*pb.Workflow{},
+		pools:     map[string]*pb.Pool{},
+		rules:     map[string]*pb.Rule{},
+		jobs:      map[string]*pb.Job{},
 		later:     map[string]time.Time{},
 		changes:   make(chan change, 256),
+		metrics:   newMetrics(cfg.Registerer),
+		calling:   map[string]bool{},
 	}
 }
 
 // Run reconciles until ctx is done.
 func (c *Controller) Run(ctx context.Context) error {
+	defer c.calls.Wait()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return follow(ctx, c, c.setMachine, c.removeMachine) })
 	g.Go(func() error { return follow(ctx, c, c.setInstanceSeen, c.removeInstance) })
 	g.Go(func() error { return follow(ctx, c, c.setWorkflow, c.removeWorkflow) })
+	g.Go(func() error { return follow(ctx, c, c.setPool, c.removePool) })
+	g.Go(func() error { return follow(ctx, c, c.setRule, c.removeRule) })
+	g.Go(func() error { return follow(ctx, c, c.setJob, c.removeJob) })
 	g.Go(func() error { return c.loop(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("running the lifecycle: %w", err)
@@ -105,16 +141,18 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // follow sends every change of one kind to the loop.
 func follow[T resource.Object](ctx context.Context, c *Controller, set func(T, map[string]bool), remove func(string, map[string]bool)) error {
-	send := func(ch change) {
-		select {
-		case c.changes <- ch:
-		case <-ctx.Done():
-		}
-	}
 	return resource.Follow(ctx, c.cfg.DB,
-		func(obj T) { send(func(dirty map[string]bool) { set(obj, dirty) }) },
-		func(name string) { send(func(dirty map[string]bool) { remove(name, dirty) }) },
-		func() { send(nil) })
+		func(obj T) { c.send(ctx, func(dirty map[string]bool) { set(obj, dirty) }) },
+		func(name string) { c.send(ctx, func(dirty map[string]bool) { remove(name, dirty) }) },
+		func() { c.send(ctx, nil) })
+}
+
+// send gives a change to the loop.
+func (c *Controller) send(ctx context.Context, ch change) {
+	select {
+	case c.changes <- ch:
+	case <-ctx.Done():
+	}
 }
 
 // loop is the only goroutine that reads and writes the maps. It works through
@@ -138,6 +176,7 @@ func (c *Controller) loop(ctx context.Context) error {
 			continue
 		}
 		failed := c.reconcileAll(ctx, dirty)
+		c.countPools(ctx)
 		timer.Reset(c.untilNext(failed))
 	}
 }
@@ -165,6 +204,9 @@ func (c *Controller) take(ch change, dirty map[string]bool) int {
 }
 
 func (c *Controller) setMachine(m *pb.Machine, dirty map[string]bool) {
+	if have := c.machines[m.Metadata.Name]; have.GetMetadata().GetUid() == m.Metadata.Uid && have.GetMetadata().GetResourceVersion() > m.Metadata.ResourceVersion {
+		return // this controller has written a newer one
+	}
 	c.machines[m.Metadata.Name] = m
 	dirty["m "+m.Metadata.Name] = true
 	if i := m.GetStatus().GetInstance(); i != "" {
@@ -186,6 +228,69 @@ func (c *Controller) setInstanceSeen(i *pb.Instance, dirty map[string]bool) {
 	dirty["i "+i.Metadata.Name] = true
 	if m := i.GetStatus().GetMachine(); m != "" {
 		dirty["m "+m] = true
+	}
+}
+
+func (c *Controller) setPool(p *pb.Pool, dirty map[string]bool) {
+	c.pools[p.Metadata.Name] = p
+	c.markPool(p.Metadata.Name, dirty)
+}
+
+func (c *Controller) removePool(name string, dirty map[string]bool) {
+	delete(c.pools, name)
+	c.markPool(name, dirty)
+}
+
+// markPool marks the machines of a pool whose policy has changed.
+func (c *Controller) markPool(name string, dirty map[string]bool) {
+	for _, m := range c.machines {
+		if orText(m.GetSpec().GetPool(), DefaultPool) == name {
+			dirty["m "+m.Metadata.Name] = true
+		}
+	}
+}
+
+func (c *Controller) setRule(r *pb.Rule, dirty map[string]bool) {
+	c.rules[r.Metadata.Name] = r
+	c.markDiscovered(dirty)
+}
+
+func (c *Controller) removeRule(name string, dirty map[string]bool) {
+	delete(c.rules, name)
+	c.markDiscovered(dirty)
+}
+
+// markDiscovered marks the machines that rules decide on.
+func (c *Controller) markDiscovered(dirty map[string]bool) {
+	for _, m := range c.machines {
+		if m.GetMetadata().GetAnnotations()[AnnotationDiscovered] != "" {
+			dirty["m "+m.Metadata.Name] = true
+		}
+	}
+}
+
+func (c *Controller) ruleList() []*pb.Rule {
+	out := make([]*pb.Rule, 0, len(c.rules))
+	for _, r := range c.rules {
+		out = append(out, r)
+	}
+	return out
+}
+
+func (c *Controller) setJob(j *pb.Job, dirty map[string]bool) {
+	c.jobs[j.Metadata.Name] = j
+	dirty["m "+j.GetSpec().GetMachine()] = true
+}
+
+func (c *Controller) removeJob(name string, dirty map[string]bool) {
+	dirty["m "+c.jobs[name].GetSpec().GetMachine()] = true
+	delete(c.jobs, name)
+}
+
+// lookAgain has something decided anew at a time.
+func (c *Controller) lookAgain(key string, at time.Time) {
+	if was, ok := c.later[key]; !ok || at.Before(was) {
+		c.later[key] = at
 	}
 }
 
@@ -237,10 +342,15 @@ func (c *Controller) expired(dirty map[string]bool) {
 			dirty["i "+name] = true
 		}
 	}
-	for name, at := range c.later {
+	for name, m := range c.machines {
+		if d := m.GetStatus().GetDeadline(); d != nil && !d.AsTime().After(now) {
+			dirty["m "+name] = true
+		}
+	}
+	for key, at := range c.later {
 		if !at.After(now) {
-			delete(c.later, name)
-			dirty["i "+name] = true
+			delete(c.later, key)
+			dirty[key] = true
 		}
 	}
 }
@@ -257,6 +367,12 @@ func (c *Controller) untilNext(failed bool) time.Duration {
 			next = min(next, max(d.AsTime().Sub(now), time.Millisecond))
 		}
 	}
+	for _, m := range c.machines {
+		// One that has passed was decided on already.
+		if left := m.GetStatus().GetDeadline().AsTime().Sub(now); m.GetStatus().GetDeadline() != nil && left > 0 {
+			next = min(next, left)
+		}
+	}
 	for _, at := range c.later {
 		next = min(next, max(at.Sub(now), time.Millisecond))
 	}
@@ -267,9 +383,10 @@ func (c *Controller) untilNext(failed bool) time.Duration {
 func (c *Controller) reconcileAll(ctx context.Context, dirty map[string]bool) (failed bool) {
 	for key := range dirty {
 		var err error
-		if name := key[2:]; key[0] == 'i' {
+		switch name := key[2:]; key[0] {
+		case 'i':
 			err = c.reconcileInstance(ctx, name)
-		} else {
+		case 'm':
 			err = c.reconcileMachine(ctx, name)
 		}
 		switch {
@@ -291,4 +408,11 @@ func (c *Controller) reconcileAll(ctx context.Context, dirty map[string]bool) (f
 func (c *Controller) commit(ctx context.Context, compares []store.Compare, ops ...store.Op) error {
 	_, err := c.cfg.DB.Store.Txn(ctx, compares, ops)
 	return err
+}
+
+// keep takes up a machine that was just written at that revision. The watch
+// brings the same; until then nothing is decided on the old one.
+func (c *Controller) keep(m *pb.Machine, revision int64) {
+	m.Metadata.ResourceVersion = revision
+	c.machines[m.Metadata.Name] = m
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
@@ -28,10 +29,36 @@ type rack struct {
 	db  *resource.DB
 	ctl *Controller
 
+	hooks Hooks
+
 	mu        sync.Mutex
 	cancelled []string
 	refuse    error // what Create answers
+	ahead     time.Duration
 }
+
+// now is the time, and what a test has put it forward by.
+func (r *rack) now() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.ahead)
+}
+
+// forward puts the clock forward.
+func (r *rack) forward(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ahead += d
+}
+
+// words matches rules by a machine's product name.
+type words struct{}
+
+func (words) Match(text string, m *pb.Machine) (bool, error) {
+	return text == "" || m.GetStatus().GetInventory().GetSystem().GetProduct() == text, nil
+}
+
+func (words) Text(text string, _ *pb.Machine) (string, error) { return text, nil }
 
 func newRack(t *testing.T) *rack {
 	t.Helper()
@@ -48,7 +75,10 @@ func newRack(t *testing.T) *rack {
 
 func (r *rack) controller() *Controller {
 	return New(Config{
-		DB: r.db, Workflows: r, Sightings: r, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		DB: r.db, Workflows: r, Sightings: r, Now: r.now, Hooks: r.hooks, Registerer: nil,
+		Decide: func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error) {
+			return discovery.Decide(rules, m, words{})
+		}, Logger: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 		Select: func(selector string, m *pb.Machine) (bool, error) {
 			if selector == "broken" {
 				return false, errors.New("undeclared reference to 'broken'")
@@ -119,7 +149,8 @@ func (r *rack) eventually(what string, ok func() bool) {
 		}
 		waitForChange(r.t, r.db.Store)
 	}
-	r.t.Fatalf("never: %s", what)
+	machines, _, err := resource.All[*pb.Machine](r.t.Context(), r.db)
+	r.t.Fatalf("never: %s; the machines are %v %v", what, machines, err)
 }
 
 // waitForChange returns when the store changes, or after a short while.
@@ -160,6 +191,10 @@ func (r *rack) add(obj resource.Object) {
 	case *pb.Instance:
 		_, err = resource.Create(r.t.Context(), r.db, o)
 	case *pb.Image:
+		_, err = resource.Create(r.t.Context(), r.db, o)
+	case *pb.Pool:
+		_, err = resource.Create(r.t.Context(), r.db, o)
+	case *pb.Rule:
 		_, err = resource.Create(r.t.Context(), r.db, o)
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/bedplate/bedplate/inspection"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
@@ -75,10 +76,11 @@ func (c *Controller) Inventory(ctx context.Context, name machine.Name, inv *pb.I
 		if m.Status == nil {
 			m.Status = &pb.MachineStatus{}
 		}
-		if sameHardware(m.Status.Inventory, inv) {
+		merged, _ := inspection.Merge(inv, m.Status.BmcInventory)
+		if sameHardware(m.Status.Inventory, merged) {
 			return resource.ErrUnchanged
 		}
-		m.Status.Inventory = inv
+		m.Status.Inventory, m.Status.InspectTime = merged, timestamppb.New(c.cfg.Now())
 		return nil
 	})
 	return err

@@ -19,7 +19,7 @@ import (
 
 func newInstanceCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Instance"), "Operating systems on machines")
-	noun.AddCommand(newInstanceCreateCommand(a))
+	noun.AddCommand(newInstanceCreateCommand(a), newReinstallCommand(a))
 	for _, c := range noun.Commands() {
 		if c.Name() == "delete" {
 			waitForRelease(a, c)

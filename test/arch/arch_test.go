@@ -69,7 +69,7 @@ var allowed = map[string][]string{
 
 	// The control plane.
 	"timeline":  {"machine", "proto", "store"},
-	"lifecycle": {"machine", "resource", "store", "proto"},
+	"lifecycle": {"machine", "resource", "store", "proto", "discovery", "inspection"},
 	"api":       {"resource", "store", "proto", "machine", "trust", "event"},
 
 	// The lab: a board is the state, redfish and ipmi are views of it.
