@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/bedplate/bedplate/bmc"
 )
 
 // The ports that a server uses where its Config doesn't say otherwise.
@@ -40,12 +43,26 @@ type Config struct {
 	RegistryAllow, RegistryInsecure []string
 	// FirstNetwork makes a Network for the first of Interfaces if there is none at all.
 	FirstNetwork bool
-	Version      string
+	// BMC is about machines' management controllers.
+	BMC     BMCConfig
+	Version string
 
 	Logger *slog.Logger
 	// Now and Rand are the server's clock and randomness.
 	Now  func() time.Time
 	Rand io.Reader
+}
+
+// BMCConfig is what a server can be told about machines' management controllers.
+type BMCConfig struct {
+	// PollInterval is how often power and health are asked for. 0: a minute; negative: never.
+	PollInterval time.Duration
+	// PowerBudget is how many machines of a power group are powered on within
+	// PowerInterval. 0: the defaults of package job.
+	PowerBudget   int
+	PowerInterval time.Duration
+	// Dial opens sessions, in tests. Nil: by the protocol.
+	Dial func(ctx context.Context, t bmc.Target) (bmc.Driver, error)
 }
 
 // Validate says what is wrong with a Config, without touching anything.

@@ -21,6 +21,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bedplate/bedplate/api"
+	"github.com/bedplate/bedplate/bmc/fleet"
+	"github.com/bedplate/bedplate/bmc/job"
 	"github.com/bedplate/bedplate/dhcp"
 	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/event"
@@ -77,6 +79,8 @@ type Engine struct {
 	agents    *rpc.Server
 	lifecycle *lifecycle.Controller
 	api       *api.Server
+	fleet     *fleet.Fleet
+	jobs      *job.Controller
 
 	http     *http.Server
 	listener net.Listener
@@ -98,7 +102,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := e.openState(); err != nil {
 		return nil, err
 	}
-	for _, build := range []func(context.Context) error{e.buildBoot, e.buildWorkflows, e.buildAPI, e.seed} {
+	for _, build := range []func(context.Context) error{e.buildBoot, e.buildBMC, e.buildWorkflows, e.buildAPI, e.seed} {
 		if err := build(ctx); err != nil {
 			return nil, errors.Join(err, e.Close())
 		}
@@ -259,7 +263,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.reportLeases, e.workflow.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)

@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bedplate/bedplate/bmc/fleet"
+	"github.com/bedplate/bedplate/bmc/job"
 	"github.com/bedplate/bedplate/engine"
 )
 
@@ -55,6 +57,9 @@ boot information beside the one that does.`,
 	flags.StringSliceVar(&f.cfg.IPXEDirs, "ipxe-dir", nil, "`directory` with boot files that go before the distribution's; may be repeated")
 	flags.StringSliceVar(&f.cfg.RegistryAllow, "registry-allow", nil, "OCI `registry` that container steps may use; may be repeated (default: all)")
 	flags.StringSliceVar(&f.cfg.RegistryInsecure, "registry-insecure", nil, "OCI `registry` that is spoken to over plain HTTP; may be repeated")
+	flags.DurationVar(&f.cfg.BMC.PollInterval, "bmc-poll-interval", fleet.DefaultPollInterval, "how often each BMC is asked for power and health; negative: never")
+	flags.IntVar(&f.cfg.BMC.PowerBudget, "power-on-budget", job.DefaultPowerBudget, "`number` of machines of one power group (spec.power_group, else spec.rack) that are powered on at a time")
+	flags.DurationVar(&f.cfg.BMC.PowerInterval, "power-on-interval", job.DefaultPowerInterval, "time until the next ones of the power group are")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd

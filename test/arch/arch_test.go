@@ -44,6 +44,9 @@ var allowed = map[string][]string{
 
 	// BMCs: the contract, its drivers and sessions below it. Nothing of the server.
 	"bmc": {"machine", "proto"},
+	// What keeps machines' BMCs in the store: on top of the contract, not part of it.
+	"bmc/fleet": {"bmc", "machine", "proto", "resource", "store"},
+	"bmc/job":   {"bmc", "machine", "proto", "resource", "store"},
 
 	// Images and the agent's system.
 	"images":          {"machine", "proto"},

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/bedplate/bedplate/bmc"
+	"github.com/bedplate/bedplate/bmc/fleet"
+	"github.com/bedplate/bedplate/bmc/job"
+	"github.com/bedplate/bedplate/event"
+	"github.com/bedplate/bedplate/machine"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/store"
+	"github.com/bedplate/bedplate/timeline"
+)
+
+// firmwareTimeout bounds the fetching of one firmware image.
+const firmwareTimeout = 30 * time.Minute
+
+// buildBMC builds what talks to machines' BMCs.
+func (e *Engine) buildBMC(ctx context.Context) (err error) {
+	note := func(kind, name, reason, message string, warning bool) store.Op {
+		return e.events.Op(event.Entry{Kind: kind, Name: name, Reason: reason, Message: message, Warning: warning})
+	}
+	e.fleet, err = fleet.New(ctx, fleet.Config{
+		DB: e.db, Sealer: e.sealer, Secret: secrets{e.db, e.sealer}.Secret, Observe: e.timeline.Observe, Event: note,
+		PollInterval: e.cfg.BMC.PollInterval, Now: e.cfg.Now, Rand: e.cfg.Rand, Logger: e.log, Registry: e.registry,
+	}, func(pinned func(bmc.Target, bmc.Pin)) (*bmc.Pool, error) {
+		return bmc.NewPool(bmc.Config{
+			Dial: e.dialBMC, Now: e.cfg.Now, Rand: rand.Float64, Pinned: pinned, Logger: e.log, Registerer: e.registry,
+		})
+	})
+	if err != nil {
+		return err
+	}
+	e.jobs, err = job.New(job.Config{
+		DB: e.db, BMCs: e.fleet, MediaURL: e.mediaURL, Booted: e.booted, Event: note,
+		PowerBudget: e.cfg.BMC.PowerBudget, PowerInterval: e.cfg.BMC.PowerInterval,
+		HTTP: &http.Client{Timeout: firmwareTimeout}, Now: e.cfg.Now, Logger: e.log, Registry: e.registry,
+	})
+	return err
+}
+
+// dialBMC opens a session with a BMC.
+func (e *Engine) dialBMC(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	if e.cfg.BMC.Dial != nil {
+		return e.cfg.BMC.Dial(ctx, t)
+	}
+	return nil, bmc.Unsupported(t.Protocol.String(), "this protocol")
+}
+
+// mediaURL is where a machine's BMC loads the agent's system from.
+func (e *Engine) mediaURL(context.Context, *pb.Machine) (string, error) {
+	return "", errors.New("this server makes no boot media")
+}
+
+// booted reports whether the boot services have seen the machine's firmware at
+// work since then. What a BMC was asked for is no sign.
+func (e *Engine) booted(name machine.Name, since time.Time) bool {
+	for _, p := range e.timeline.Phases(name) {
+		switch p.GetName() {
+		case timeline.PhaseDHCP, timeline.PhaseBootFile, timeline.PhaseIPXE, timeline.PhaseHTTP, timeline.PhaseAgentStart:
+			if p.GetStartTime().AsTime().After(since) {
+				return true
+			}
+		}
+	}
+	return false
+}
