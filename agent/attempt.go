@@ -117,6 +117,10 @@ func (j *job) finish(o outcome) {
 		o.err = err
 	}
 	c.Error = j.mask.text(o.err.Error())
+	// What a failed step has found out is no less true: which disks are erased.
+	if outputs, err := j.values(o.result.Outputs); err == nil {
+		c.Outputs = outputs
+	}
 	c.LastOutput = o.last
 	if o.result.LastOutput != nil {
 		c.LastOutput = nil

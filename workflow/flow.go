@@ -470,7 +470,7 @@ const (
 	maxAttempts      = 3000
 	maxAttemptError  = 4 << 10
 	maxAttemptOutput = 8 << 10
-	maxStepOutputs   = 96 << 10
+	maxStepOutputs   = 192 << 10 // the results of disk.erase on 128 disks
 	maxOutputs       = 256 << 10
 	shortStdout      = 1 << 10
 )

@@ -217,10 +217,16 @@ func (t *tx) cleanOutputs(run *plan.Run, c *pb.StepChange) {
 		c.Outputs[stdout] = structpb.NewStringValue("…" + strings.ToValidUTF8(text[len(text)-shortStdout:], ""))
 		own = proto.Size(&structpb.Struct{Fields: c.Outputs})
 	}
-	if own > maxStepOutputs || all+own > maxOutputs {
-		c.State, c.Outputs = pb.StepState_STEP_FAILED, nil
-		c.Error = fmt.Sprintf("its outputs have %d bytes: one step may have %d, all of a workflow %d", own, maxStepOutputs, maxOutputs)
+	if own <= maxStepOutputs && all+own <= maxOutputs {
+		return
 	}
+	c.Outputs = nil
+	if c.GetState() == pb.StepState_STEP_SUCCEEDED || c.GetLeaving() {
+		c.State = pb.StepState_STEP_FAILED
+		c.Error = fmt.Sprintf("its outputs have %d bytes: one step may have %d, all of a workflow %d", own, maxStepOutputs, maxOutputs)
+		return
+	}
+	c.Error = cut(c.GetError(), maxAttemptError-64) + fmt.Sprintf(" (its outputs were left out: they have %d bytes)", own)
 }
 
 // stdout is the output that holds what a program printed.

@@ -392,11 +392,35 @@ func TestController_Outputs(t *testing.T) {
 		if _, err := a.work(); err != nil {
 			t.Fatal(err)
 		}
-		w.want("w", pb.WorkflowState_WORKFLOW_FAILED, "its outputs have 98")
+		w.want("w", pb.WorkflowState_WORKFLOW_FAILED, "its outputs have 196")
 		if got := w.get("w").Status.Steps[0].Outputs["path"].GetStringValue(); len(got) != 100 {
 			t.Errorf("outputs of %d bytes", len(got))
 		}
 	})
+	for name, c := range map[string]struct {
+		size, kept int
+		cause      string
+	}{"a failed step's outputs are kept": {100, 100, "it broke"}, "too many of them are left out, and its error is not lost": {maxStepOutputs + 1, 0, "it broke (its outputs were left out: they have 196"}} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.machine("m", "b1")
+				w.template("t", noops("a"))
+				w.create("w", "t", "m")
+				a := w.agent("m", "b1")
+				a.outcome = func(string, uint32) *pb.StepChange {
+					return &pb.StepChange{State: pb.StepState_STEP_FAILED, Error: "it broke", Outputs: map[string]*structpb.Value{"results": mustValue(strings.Repeat("x", c.size))}}
+				}
+				a.mustConnect()
+				if _, err := a.work(); err != nil {
+					t.Fatal(err)
+				}
+				w.want("w", pb.WorkflowState_WORKFLOW_FAILED, c.cause)
+				if got := w.get("w").Status.Steps[0].Outputs["results"].GetStringValue(); len(got) != c.kept {
+					t.Errorf("outputs of %d bytes", len(got))
+				}
+			})
+		})
+	}
 }
 
 func TestController_MachineDeleted(t *testing.T) {

@@ -61,6 +61,9 @@ func Clear(ctx context.Context, d Clearer, off, n int64, done func(int64)) error
 	return nil
 }
 
+// ClearEnds clears what could be recognised at the ends of a whole disk.
+func ClearEnds(ctx context.Context, d Clearer) error { return clearEnds(ctx, d, 0, d.Size()) }
+
 // clearEnds clears what could be recognised in one range of a disk.
 func clearEnds(ctx context.Context, d Clearer, off, n int64) error {
 	if n <= 2*ends {
@@ -110,8 +113,9 @@ func ClearSignatures(ctx context.Context, d Clearer) ([]string, error) {
 	return found, nil
 }
 
-// checkCleared fails if anything is still recognised.
-func checkCleared(d Clearer) error {
+// CheckCleared fails if a partition table, file system or member of an array is
+// still recognised on the disk.
+func CheckCleared(d Clearer) error {
 	left, err := Signatures(d, d.Size())
 	if err != nil {
 		return fmt.Errorf("reading back: %w", err)

@@ -51,7 +51,7 @@ func Open(path string) (*Device, error) {
 	if d.readOnly() {
 		return nil, errors.Join(fmt.Errorf("opening %s: the disk is read only: %w", path, unix.EROFS), d.Close())
 	}
-	if f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0); err == nil {
+	if f, err := os.OpenFile(path, os.O_RDWR|unix.O_DIRECT, 0); err == nil {
 		d.direct = f
 	}
 	return d, nil
@@ -144,6 +144,20 @@ func (d *Device) Close() error {
 // ReadAt reads through the page cache, which direct writes keep right.
 func (d *Device) ReadAt(p []byte, off int64) (int, error) { return d.file.ReadAt(p, off) }
 
+// ReadDirect reads around the page cache where memory, offset and length are
+// aligned, else through it. It is for reading more than will be wanted again.
+func (d *Device) ReadDirect(p []byte, off int64) (int, error) {
+	if d.direct == nil || d.noDirect.Load() || !d.aligned(p, off) {
+		return d.file.ReadAt(p, off)
+	}
+	n, err := d.direct.ReadAt(p, off)
+	if errors.Is(err, unix.EINVAL) {
+		d.noDirect.Store(true)
+		return d.file.ReadAt(p, off)
+	}
+	return n, err
+}
+
 // WriteAt writes around the page cache where memory, offset and length are
 // aligned, else through it. An error names the place.
 func (d *Device) WriteAt(p []byte, off int64) (int, error) {
@@ -215,8 +229,21 @@ func (d *Device) Discard(off, n int64) (bool, error) {
 	if !d.block {
 		return d.ZeroRange(off, n)
 	}
+	return d.discard(unix.BLKDISCARD, off, n)
+}
+
+// SecureDiscard is Discard that reaches copies of the range as well, as eMMC
+// has it. It reports false when the device can't.
+func (d *Device) SecureDiscard(off, n int64) (bool, error) {
+	if !d.block {
+		return false, nil
+	}
+	return d.discard(unix.BLKSECDISCARD, off, n)
+}
+
+func (d *Device) discard(request uintptr, off, n int64) (bool, error) {
 	arg := [2]uint64{uint64(off), uint64(n)}
-	err := d.ioctl(unix.BLKDISCARD, unsafe.Pointer(&arg))
+	err := d.ioctl(request, unsafe.Pointer(&arg))
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTTY) {
 		return false, nil
 	}

@@ -117,7 +117,7 @@ func (s *Service) wipeOne(ctx context.Context, d *Device, method string, rep ste
 	if err := errors.Join(d.Sync(), d.DropCache()); err != nil {
 		return "", err
 	}
-	if err := checkCleared(d); err != nil {
+	if err := CheckCleared(d); err != nil {
 		return "", err
 	}
 	if err := d.Reread(ctx); err != nil && !errors.Is(err, ErrNoPartitions) {

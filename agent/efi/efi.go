@@ -1,6 +1,7 @@
-// Package efi holds the action efi.boot-entry. It makes the firmware's boot
-// manager know the installed system (UEFI 2.10 §3.1): a variable Boot#### that
-// says which file on which partition to start, and its place in BootOrder.
+// Package efi holds the actions efi.boot-entry and firmware.reset. The first
+// makes the firmware's boot manager know the installed system (UEFI 2.10 §3.1):
+// a variable Boot#### that says which file on which partition to start, and its
+// place in BootOrder. The second takes such traces of an installed system away.
 //
 //	Boot0003:  attributes  u32        1 = active
 //	           path length u16
@@ -10,7 +11,7 @@
 //
 // Variables are written through efivarfs, each in one write(2): 4 bytes of
 // attributes, then the value. On a machine that was started by BIOS there are
-// none, and the action does nothing and says so.
+// none, and the actions do nothing and say so.
 //
 // A Service must be used by one goroutine at a time.
 package efi
@@ -47,7 +48,7 @@ type Config struct {
 	Architecture string
 }
 
-// Service carries out efi.boot-entry.
+// Service carries out the actions.
 type Service struct{ Config }
 
 // New checks the configuration.
@@ -67,9 +68,9 @@ func New(c Config) (*Service, error) {
 	return &Service{c}, nil
 }
 
-// Steps returns the action by name.
+// Steps returns the actions by name.
 func (s *Service) Steps() step.Set {
-	return step.Set{"efi.boot-entry": step.Func(s.bootEntry)}
+	return step.Set{"efi.boot-entry": step.Func(s.bootEntry), "firmware.reset": step.Func(s.reset)}
 }
 
 // wish is what the step asks for.

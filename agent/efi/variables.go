@@ -47,7 +47,9 @@ func openVariables(dir string) (variables, error) {
 	return variables{dir}, nil
 }
 
-func (v variables) path(name string) string { return filepath.Join(v.dir, name+global) }
+func (v variables) path(name string) string { return v.file(name, global) }
+
+func (v variables) file(name, vendor string) string { return filepath.Join(v.dir, name+vendor) }
 
 // read returns a variable's value; fs.ErrNotExist if there is none.
 func (v variables) read(name string) ([]byte, error) {
@@ -67,7 +69,7 @@ func (v variables) write(name string, value []byte) error {
 	if old, err := os.ReadFile(v.path(name)); err == nil && string(old) == string(b) {
 		return nil // Flash wears.
 	}
-	if err := v.unlock(name); err != nil {
+	if err := v.unlock(name, global); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(v.path(name), os.O_WRONLY|os.O_CREATE, 0o644)
@@ -104,19 +106,21 @@ func explain(err error) error {
 	return err
 }
 
-func (v variables) remove(name string) error {
-	if err := v.unlock(name); err != nil {
+func (v variables) remove(name string) error { return v.removeOf(name, global) }
+
+func (v variables) removeOf(name, vendor string) error {
+	if err := v.unlock(name, vendor); err != nil {
 		return err
 	}
-	if err := os.Remove(v.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(v.file(name, vendor)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing EFI variable %s: %w", name, explain(err))
 	}
 	return nil
 }
 
 // unlock takes the immutable flag off a variable that has it.
-func (v variables) unlock(name string) error {
-	f, err := os.Open(v.path(name))
+func (v variables) unlock(name, vendor string) error {
+	f, err := os.Open(v.file(name, vendor))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -135,20 +139,23 @@ func (v variables) unlock(name string) error {
 }
 
 // options returns the boot options by number. One that can't be read is left alone.
-func (v variables) options() (map[uint16]Option, error) {
+func (v variables) options() (map[uint16]Option, error) { return v.optionsOf("Boot") }
+
+// optionsOf returns those of Boot####, Driver#### or SysPrep####.
+func (v variables) optionsOf(prefix string) (map[uint16]Option, error) {
 	entries, err := os.ReadDir(v.dir)
 	if err != nil {
 		return nil, fmt.Errorf("reading EFI variables: %w", err)
 	}
 	out := map[uint16]Option{}
 	for _, e := range entries {
-		hex, ok := strings.CutPrefix(e.Name(), "Boot")
+		hex, ok := strings.CutPrefix(e.Name(), prefix)
 		hex, mine := strings.CutSuffix(hex, global)
 		n, err := strconv.ParseUint(hex, 16, 16)
 		if !ok || !mine || len(hex) != 4 || err != nil {
 			continue
 		}
-		value, err := v.read("Boot" + hex)
+		value, err := v.read(prefix + hex)
 		if err != nil {
 			return nil, err
 		}
@@ -161,8 +168,10 @@ func (v variables) options() (map[uint16]Option, error) {
 	return out, nil
 }
 
-func (v variables) order() ([]uint16, error) {
-	b, err := v.read("BootOrder")
+func (v variables) order() ([]uint16, error) { return v.orderOf("BootOrder") }
+
+func (v variables) orderOf(name string) ([]uint16, error) {
+	b, err := v.read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

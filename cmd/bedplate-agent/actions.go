@@ -13,6 +13,7 @@ import (
 	"github.com/bedplate/bedplate/agent/command"
 	"github.com/bedplate/bedplate/agent/container"
 	"github.com/bedplate/bedplate/agent/disk"
+	"github.com/bedplate/bedplate/agent/disk/erase"
 	"github.com/bedplate/bedplate/agent/efi"
 	"github.com/bedplate/bedplate/agent/file"
 	"github.com/bedplate/bedplate/agent/hardware"
@@ -20,6 +21,7 @@ import (
 	"github.com/bedplate/bedplate/agent/inventory"
 	"github.com/bedplate/bedplate/agent/logs"
 	"github.com/bedplate/bedplate/agent/step"
+	"github.com/bedplate/bedplate/agent/tpm/wipe"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/workflow/expression"
 )
@@ -38,6 +40,16 @@ func (m *machine) executors() (step.Set, error) {
 		Match: func(hint string, d *pb.Disk) (bool, error) {
 			return expression.EvalDiskHint(context.Background(), hint, d)
 		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	erasure, err := erase.New(erase.Config{
+		Disks: func(ctx context.Context) ([]*pb.Disk, error) {
+			m.awaitDrivers(ctx)
+			return m.collector.Disks(ctx)
+		},
+		Random: rand.Reader, Now: time.Now, Log: m.log,
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +92,10 @@ func (m *machine) executors() (step.Set, error) {
 		"container":    &container.Executor{Temp: temp, Cgroup: "/sys/fs/cgroup", MemoryLimit: memoryLimit(), ResolvConf: "/etc/resolv.conf"},
 	}
 	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Temp: temp}
-	for _, more := range []step.Set{disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), tests.Steps(), machine.Executors()} {
+	for _, more := range []step.Set{
+		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), tests.Steps(), machine.Executors(),
+		erasure.Steps(), wipe.New(wipe.Config{}).Steps(),
+	} {
 		maps.Copy(set, more)
 	}
 	return set, nil

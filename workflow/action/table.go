@@ -14,6 +14,13 @@ var where = []Input{
 
 func with(first []Input, more ...Input) []Input { return append(slices.Clone(first), more...) }
 
+// eraseMethods are those of disk.erase; agent/disk/erase says what each is.
+var eraseMethods = []string{
+	"nvme-sanitize-crypto", "nvme-sanitize-block", "nvme-sanitize-overwrite", "nvme-format-crypto", "nvme-format-user",
+	"ata-sanitize-crypto", "ata-sanitize-block", "ata-sanitize-overwrite", "ata-erase-enhanced", "ata-erase",
+	"scsi-sanitize-crypto", "scsi-sanitize-block", "scsi-sanitize-overwrite", "secure-discard", "discard", "overwrite",
+}
+
 // built is made once and only read.
 var built = slices.Concat(disks(), files(), boot(), tests(), general())
 
@@ -40,8 +47,32 @@ func disks() []Action {
 			DefaultTimeout: time.Minute,
 		},
 		{
+			Name: "disk.erase",
+			Doc:  "Makes disks forget what they held, each by the strongest means that it has, reads back, and says for each disk how it went. For a machine that is given to somebody else. What holds a disk (file systems, swap, RAID, LVM, encryption) is stopped first. Methods and what each guarantees are on the page [erasure](erasure.md).",
+			Inputs: []Input{
+				{Name: "disk", Type: String, Doc: "One disk to erase."},
+				{Name: "disks", Type: Strings, Default: "every disk that the agent sees at that moment, but removable ones", Doc: "Disks to erase, side by side. One fails the step, the others are erased all the same."},
+				{Name: "method", Type: String, Values: append([]string{"auto"}, eraseMethods...), Default: "auto", Doc: "`auto` tries what each disk offers, the strongest first; another is the only one that is tried."},
+				{Name: "methods", Type: Strings, Doc: "Several methods, tried in that order."},
+				{Name: "verify", Type: String, Values: []string{"sample", "full", "none"}, Default: "sample", Doc: "`sample` reads both ends and places at random, `full` every block. After a discard every block is read in any case."},
+				{Name: "samples", Type: Int, Default: "1024", Doc: "Number of places that `sample` reads besides the ends."},
+				{Name: "seed", Type: String, Default: "random", Doc: "16 hexadecimal digits that the places are made from; on record in the results."},
+				{Name: "pattern", Type: String, Values: []string{"zeros", "ones", "random"}, Default: "zeros", Doc: "What `overwrite` writes; `random` for disks that compress."},
+				{Name: "hidden_areas", Type: String, Values: []string{"fail", "report"}, Default: "fail", Doc: "What to do about sectors hidden by HPA, DCO or Accessible Max Address, and namespaces that aren't attached, when a method doesn't reach them: pass on to the next method, or only report them."},
+			},
+			Outputs: []Output{
+				{Name: "results", Type: List, Doc: "A map for each disk: path, name, model, serial, wwn, firmware, bus, size_bytes, method, level (clear or purge), then (method that came after, for verification), resumed, tried (list of method and error), not_offered, hidden, start_time, duration_seconds, log_page, verification (kind, samples, seed, bytes_read, result), ok, error. A failed step has them as well."},
+				{Name: "disks", Type: Int, Doc: "Number of disks."},
+				{Name: "bytes", Type: Int, Doc: "Bytes of the disks that were erased."},
+				{Name: "level", Type: String, Doc: "The lowest level of all disks; empty when one of them is not erased."},
+			},
+			Errors:         []string{"A disk is in use by what can't be stopped.", "No method worked on a disk: each is named with its reason.", "A disk still holds what it held before."},
+			Idempotent:     true,
+			DefaultTimeout: 48 * time.Hour,
+		},
+		{
 			Name: "disk.wipe",
-			Doc:  "Makes a disk's content unreachable.",
+			Doc:  "Clears partition tables and signatures, so that a disk can be used anew and nothing on it is taken for a file system. It is quick, and no erasure: content may stay readable. Before a machine changes hands use disk.erase.",
 			Inputs: []Input{
 				{Name: "disk", Type: String, Doc: "Disk to wipe. Give this, or `disks`."},
 				{Name: "disks", Type: Strings, Doc: "Disks to wipe, side by side."},
@@ -192,6 +223,33 @@ func boot() []Action {
 			Errors:         []string{"The firmware refuses the variable: its error is named."},
 			Idempotent:     true,
 			DefaultTimeout: time.Minute,
+		},
+		{
+			Name: "firmware.reset",
+			Doc:  "Takes out of UEFI firmware what an installed system has put there: boot entries that lead to a disk's partitions and our own, drivers loaded from disks (Driver####, SysPrep####), BootNext, OsIndications, boot loaders' own variables, and requests to enrol machine owner keys (MOK). The rest of the boot order stays, with network boot first. Keys that are enrolled can't be taken away by software: they are reported. On a machine that was started by BIOS it does nothing and says so.",
+			Outputs: []Output{
+				{Name: "firmware", Type: String, Doc: "`uefi` or `bios`."},
+				{Name: "removed", Type: Strings, Doc: "Names of the variables that were removed."},
+				{Name: "order", Type: Strings, Doc: "The boot order now, such as `Boot0001 UEFI PXEv4`."},
+				{Name: "mok_keys", Type: Int, Doc: "Machine owner keys that are enrolled besides the distribution's own."},
+			},
+			Errors:         []string{"The firmware refuses to give up a variable: its error is named."},
+			Idempotent:     true,
+			DefaultTimeout: time.Minute,
+		},
+		{
+			Name: "tpm.clear",
+			Doc:  "Clears the TPM: owner and endorsement hierarchies, their keys and passwords (TPM 2.0 Part 3 §24.6 TPM2_Clear). Where an unknown lockout password is in the way, the firmware is asked to do it at the next boot (TCG Physical Presence Interface 1.3, operation 5): reboot, and use tpm.clear again. On a machine without a TPM it does nothing and says so.",
+			Outputs: []Output{
+				{Name: "present", Type: Bool, Doc: "The machine has a TPM."},
+				{Name: "version", Type: Int, Doc: "1 or 2; 0 without a TPM."},
+				{Name: "method", Type: String, Doc: "`lockout`, `platform`, `ppi`, or `none`: there was nothing to do."},
+				{Name: "cleared", Type: Bool, Doc: "It is cleared, and was asked to see that."},
+				{Name: "pending", Type: Bool, Doc: "The firmware does it at the next boot."},
+			},
+			Errors:         []string{"A password is in the way, and the firmware can't be asked or wants a person to press a key.", "The TPM doesn't answer."},
+			Idempotent:     true,
+			DefaultTimeout: 2 * time.Minute,
 		},
 		{
 			Name: "boot.kexec",

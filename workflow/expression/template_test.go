@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/workflow/action"
 	"github.com/bedplate/bedplate/workflow/plan"
 )
 
@@ -111,7 +112,7 @@ func TestCheck(t *testing.T) {
 		}, []string{"spec.steps[0].if@3: the expression is string, an if wants bool"}},
 		{"an unknown action and an unknown with at once", func(t *testing.T) []*pb.Step {
 			return []*pb.Step{step(t, "n", "nop", nil), step(t, "m", "noop", map[string]any{"x": 1})}
-		}, []string{`spec.steps[0].uses@0: there is no action "nop"; the actions are disk.select, disk.wipe, disk.partition, disk.format, image.write, archive.extract, file.write, chroot.exec, efi.boot-entry, boot.kexec, machine.reboot, machine.poweroff, inventory, command, container, approval, logs.collect, noop`,
+		}, []string{`spec.steps[0].uses@0: there is no action "nop"; the actions are ` + strings.Join(action.Names(), ", "),
 			`spec.steps[1].with.x@0: noop has no input "x"; it has none`}},
 		{"missing inputs", func(t *testing.T) []*pb.Step {
 			return []*pb.Step{step(t, "w", "image.write", nil)}

@@ -138,7 +138,7 @@ func (r *Run) begin(i int, c *pb.StepChange, bootID string, now time.Time) error
 	if c.GetAttempt() != uint32(len(s.Attempts))+1 {
 		return misfit(c, "attempts are out of order")
 	}
-	s.State = c.GetState()
+	s.State, s.Outputs = c.GetState(), nil
 	s.Attempts = append(s.Attempts, &pb.StepAttempt{
 		Number: c.GetAttempt(), State: c.GetState(), StartTime: timestamppb.New(now),
 		BootId: bootID, Run: r.number, LastOutput: c.GetLastOutput(),
@@ -216,10 +216,8 @@ func (r *Run) finish(i int, c *pb.StepChange, state pb.StepState, now time.Time)
 		a.LastOutput = c.GetLastOutput()
 	}
 	s.State = state
-	s.Outputs = nil
-	if state == pb.StepState_STEP_SUCCEEDED {
-		s.Outputs = c.GetOutputs()
-	}
+	// Those of a failed step are for people and the server: see Outputs.
+	s.Outputs = c.GetOutputs()
 	if state == pb.StepState_STEP_BACKOFF {
 		r.due[i] = a.EndTime.AsTime().Add(r.graph.nodes[i].wait(r.counted(i)))
 	}
