@@ -37,7 +37,11 @@ func checkMachine(s *pb.MachineSpec, errs *FieldErrors) {
 	}
 	macs, addresses := map[machine.MAC]string{}, map[netip.Addr]string{}
 	for i, nic := range s.GetInterfaces() {
-		checkInterface(joinIndex("spec.interfaces", i), nic, macs, addresses, errs)
+		path := joinIndex("spec.interfaces", i)
+		if nic.GetMac() == "" && s.GetBmc().GetAddress() == "" {
+			errs.add(path+".mac", "missing: only a machine with a spec.bmc may leave it to that")
+		}
+		checkInterface(path, nic, macs, addresses, errs)
 	}
 }
 

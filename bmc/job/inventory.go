@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -144,16 +145,36 @@ func fillIdentity(m *pb.Machine, id bmc.Identity) []string {
 		m.Spec.Serial = id.Serial
 		filled = append(filled, "serial number "+id.Serial)
 	}
-	if len(m.Spec.Interfaces) == 0 {
-		for _, mac := range id.MACs {
-			if mac.IsZero() || mac[0]&1 != 0 || len(m.Spec.Interfaces) == maxInterfaces {
-				continue
-			}
-			m.Spec.Interfaces = append(m.Spec.Interfaces, &pb.Interface{Mac: mac.String()})
-			filled = append(filled, "interface "+mac.String())
+	named := namesPort(m.GetSpec())
+	for _, mac := range id.MACs {
+		if mac.IsZero() || mac[0]&1 != 0 || sharesMAC(m.Spec.Interfaces, []machine.MAC{mac}) {
+			continue
 		}
+		nic := unnamed(m.Spec.Interfaces)
+		if nic == nil && (named || len(m.Spec.Interfaces) == maxInterfaces) {
+			continue // The person has said which ports count.
+		}
+		if nic == nil {
+			nic = &pb.Interface{}
+			m.Spec.Interfaces = append(m.Spec.Interfaces, nic)
+		}
+		nic.Mac = mac.String()
+		filled = append(filled, "interface "+nic.Mac)
 	}
 	return filled
+}
+
+// namesPort reports whether a person has said of any port which one it is.
+func namesPort(s *pb.MachineSpec) bool {
+	return slices.ContainsFunc(s.GetInterfaces(), func(nic *pb.Interface) bool { return nic.GetMac() != "" })
+}
+
+// unnamed returns the first interface that has no MAC address yet.
+func unnamed(nics []*pb.Interface) *pb.Interface {
+	if i := slices.IndexFunc(nics, func(nic *pb.Interface) bool { return nic.GetMac() == "" }); i >= 0 {
+		return nics[i]
+	}
+	return nil
 }
 
 // maxInterfaces is the bound of spec.interfaces in machine.proto.
@@ -177,7 +198,7 @@ func sameMachine(m *pb.Machine, id bmc.Identity) error {
 		}
 		wrong = append(wrong, fmt.Sprintf("spec.serial is %s, the BMC says %s", s.GetSerial(), id.Serial))
 	}
-	if len(s.GetInterfaces()) > 0 && len(id.MACs) > 0 {
+	if namesPort(s) && len(id.MACs) > 0 {
 		if sharesMAC(s.GetInterfaces(), id.MACs) {
 			return nil
 		}

@@ -771,7 +771,8 @@ func (x *ExpectedDisks) GetFirmwareVersion() string {
 // Interface is one network interface of a machine.
 type Interface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ethernet hardware address, such as 52:54:00:77:00:01.
+	// Ethernet hardware address, such as 52:54:00:77:00:01. Empty, for a machine that is known by its
+	// BMC: the next of its ports in the order in which the BMC names them.
 	Mac string `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
 	// Reserved IPv4 address with prefix length, such as 10.77.0.31/24. Empty: from the network's pool.
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
@@ -2027,9 +2028,9 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x0emin_size_bytes\x18\x03 \x01(\x04R\fminSizeBytes\x12$\n" +
 	"\x0emax_size_bytes\x18\x04 \x01(\x04R\fmaxSizeBytes\x12\x1e\n" +
 	"\x05model\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x122\n" +
-	"\x10firmware_version\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\x0ffirmwareVersion\"\xd8\x02\n" +
-	"\tInterface\x12@\n" +
-	"\x03mac\x18\x01 \x01(\tB.\xbaH+r)2'^([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}$R\x03mac\x12!\n" +
+	"\x10firmware_version\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\x0ffirmwareVersion\"\xdb\x02\n" +
+	"\tInterface\x12C\n" +
+	"\x03mac\x18\x01 \x01(\tB1\xbaH.r,2*^(([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2})?$R\x03mac\x12!\n" +
 	"\aaddress\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaddress\x12!\n" +
 	"\agateway\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\agateway\x12*\n" +
 	"\vnameservers\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\vnameservers\x12!\n" +
