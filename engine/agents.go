@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/bedplate/bedplate/api"
+	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/layout"
 	"github.com/bedplate/bedplate/lifecycle"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/resource/claim"
 	"github.com/bedplate/bedplate/trust"
 	"github.com/bedplate/bedplate/workflow/expression"
 	"github.com/bedplate/bedplate/workflow/rpc"
@@ -62,11 +64,23 @@ func (t agentTrust) Peer(state tls.ConnectionState) (machine.Name, string, error
 }
 
 // agentMachines is the lifecycle as the agents' service wants it.
-type agentMachines struct{ *lifecycle.Controller }
+type agentMachines struct {
+	*lifecycle.Controller
+	db *resource.DB
+}
 
-// Discover implements rpc.Machines.
+// Discover implements rpc.Machines. A machine that has been given a name since
+// its token was made is known by its MAC address.
 func (a agentMachines) Discover(ctx context.Context, id rpc.Identity) (machine.Name, error) {
+	if name, err := claim.Owner(ctx, a.db, "mac="+id.MAC.String()); err != nil || name != "" {
+		return machine.Name(name), err
+	}
 	return a.Controller.Discover(ctx, id.MAC, id.Others, id.UUID, id.Serial)
+}
+
+// Renamed implements rpc.Machines.
+func (a agentMachines) Renamed(ctx context.Context, former machine.Name) (machine.Name, bool, error) {
+	return discovery.Renamed(ctx, a.db, former)
 }
 
 // imageFacts is the catalogue as the workflow controller wants it.
@@ -98,7 +112,7 @@ func (e *Engine) buildAgents() error {
 	}
 	e.agents, err = rpc.New(rpc.Config{
 		Address: e.cfg.bind(e.cfg.agentPort()), TLS: cert.AgentTLS(), DB: e.db, Controller: e.workflow,
-		Trust: agentTrust{e.ca, e.key.BootTokens(e.cfg.Rand, 0), e.cfg.Now}, Machines: agentMachines{e.lifecycle},
+		Trust: agentTrust{e.ca, e.key.BootTokens(e.cfg.Rand, 0), e.cfg.Now}, Machines: agentMachines{e.lifecycle, e.db},
 		Observer: e.timeline, Now: e.cfg.Now, Logger: e.log,
 	})
 	return err

@@ -22,7 +22,7 @@ func (e *Engine) feedMachines(ctx context.Context) error {
 		},
 		func(name string) {
 			e.index.Remove(machine.Name(name))
-			if err := e.timeline.Forget(ctx, machine.Name(name)); err != nil && ctx.Err() == nil {
+			if err := e.forgetTimeline(ctx, machine.Name(name)); err != nil && ctx.Err() == nil {
 				e.log.Warn("forgetting a timeline", "machine", name, "err", err)
 			}
 		},

@@ -167,12 +167,16 @@ func MachineConflicts(obj *pb.Machine, others []*pb.Machine) error {
 	return errs
 }
 
+// AnnotationFormerName has the name under which a machine made itself known
+// before it was given its present one: the agent of that boot goes by it still.
+const AnnotationFormerName = "bedplate/former-name"
+
 // Claim is something that only one machine may have.
 type Claim struct {
 	// Path is the field that says so.
 	Path string
 	// Value is comparable between machines: mac=52:54:00:77:00:01,
-	// address=10.77.0.31, uuid=… or serial=….
+	// address=10.77.0.31, uuid=…, serial=…, bmc=… or former-name=….
 	Value string
 }
 
@@ -188,6 +192,9 @@ func Claims(m *pb.Machine) []Claim {
 	}
 	if a := s.GetBmc().GetAddress(); a != "" {
 		out = append(out, Claim{"spec.bmc.address", "bmc=" + strings.ToLower(a)})
+	}
+	if name := m.GetMetadata().GetAnnotations()[AnnotationFormerName]; ValidName(name) {
+		out = append(out, Claim{joinKey("metadata.annotations", AnnotationFormerName), "former-name=" + name})
 	}
 	for i, nic := range s.GetInterfaces() {
 		path := joinIndex("spec.interfaces", i)

@@ -223,6 +223,27 @@ func (r *Recorder) Follow(ctx context.Context, name machine.Name) <-chan Item {
 	return f.items
 }
 
+// Rename hands on the record of a machine that has another name now. What was
+// seen of it under that name already comes after.
+func (r *Recorder) Rename(from, to machine.Name) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok := r.tracks[string(from)]
+	if !ok {
+		return
+	}
+	delete(r.tracks, string(from))
+	if newer := r.tracks[string(to)]; newer != nil {
+		t.phases = append(t.phases, newer.phases...)
+		t.phases = t.phases[max(0, len(t.phases)-maxPhases):]
+		for source, s := range newer.last {
+			t.last[source] = s
+		}
+	}
+	t.dirty = true
+	r.tracks[string(to)] = t
+}
+
 // Forget drops the record of a machine that was deleted.
 func (r *Recorder) Forget(ctx context.Context, name machine.Name) error {
 	r.mu.Lock()

@@ -44,10 +44,13 @@ type Change struct {
 // Plan returns what changes when the machine `before` (nil: a new one) becomes
 // `after` (nil: it is deleted). Where another machine has something that
 // `after` newly claims, the error is a *resource.FieldErrors that names it.
+//
+// The two may have different names: the machine is given another one in the
+// same Txn.
 func Plan(ctx context.Context, db *resource.DB, before, after *pb.Machine) (Change, error) {
-	p := planner{ctx: ctx, db: db, name: after.GetMetadata().GetName(), had: map[string]bool{}}
+	p := planner{ctx: ctx, db: db, name: after.GetMetadata().GetName(), was: before.GetMetadata().GetName(), had: map[string]bool{}}
 	if after == nil {
-		p.name = before.GetMetadata().GetName()
+		p.name = p.was
 	}
 	for _, c := range resource.Claims(before) {
 		p.had[c.Value] = true
@@ -76,8 +79,10 @@ type planner struct {
 	ctx  context.Context
 	db   *resource.DB
 	name string
-	had  map[string]bool
-	out  Change
+	// was is the machine's name before; empty for a new one.
+	was string
+	had map[string]bool
+	out Change
 }
 
 // takeAll takes every claim, and returns those that are newly made and
@@ -110,7 +115,7 @@ func (p *planner) take(c resource.Claim) (*resource.FieldError, error) {
 	if owner == p.name {
 		return nil, nil
 	}
-	if owner != "" {
+	if owner != "" && owner != p.was {
 		ours, err := p.abandoned(owner, c)
 		if ours != nil || err != nil {
 			return ours, err
@@ -162,7 +167,7 @@ func (p *planner) dropOthers(before, after []resource.Claim) error {
 			continue
 		}
 		kv, err := p.db.Store.Get(p.ctx, key(c.Value))
-		if errors.Is(err, store.ErrNotFound) || err == nil && string(kv.Value) != p.name {
+		if errors.Is(err, store.ErrNotFound) || err == nil && string(kv.Value) != p.was {
 			continue
 		}
 		if err != nil {
@@ -172,6 +177,31 @@ func (p *planner) dropOthers(before, after []resource.Claim) error {
 		p.out.Ops = append(p.out.Ops, store.Delete(kv.Key))
 	}
 	return nil
+}
+
+// Owner returns the name of the machine that has a claim, such as
+// mac=52:54:00:77:00:01; empty if none has.
+func Owner(ctx context.Context, db *resource.DB, value string) (string, error) {
+	kv, err := db.Store.Get(ctx, key(value))
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading claim %s: %w", value, err)
+	}
+	m, err := resource.Get[*pb.Machine](ctx, db, string(kv.Value))
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, c := range resource.Claims(m) {
+		if c.Value == value {
+			return string(kv.Value), nil
+		}
+	}
+	return "", nil
 }
 
 // createAttempts bounds how often Create looks again after somebody else was faster.

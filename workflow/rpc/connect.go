@@ -38,9 +38,12 @@ type stream = grpc.BidiStreamingServer[pb.ConnectRequest, pb.ConnectResponse]
 // Connect implements the AgentService.
 func (s *Server) Connect(st stream) error {
 	ctx := st.Context()
-	name, bootID, err := s.peer(ctx)
+	name, bootID, digest, err := s.peer(ctx)
 	if err != nil {
 		return status.Errorf(codes.Unauthenticated, "%v: enrol first", err)
+	}
+	if name, err = s.present(ctx, name, bootID, digest); err != nil {
+		return err
 	}
 	in := newInbox()
 	defer in.close()
@@ -55,20 +58,22 @@ func (s *Server) Connect(st stream) error {
 	if h.GetBootId() != bootID {
 		return status.Error(codes.PermissionDenied, "Hello names another boot than the certificate")
 	}
-	return s.serve(ctx, st, in, received, workflow.Arrival{Machine: string(name), BootID: bootID, Hello: h, Address: peerAddr(ctx)})
+	err = s.serve(ctx, st, in, received, workflow.Arrival{Machine: string(name), BootID: bootID, Hello: h, Address: peerAddr(ctx)})
+	return s.afterRename(ctx, err, name, bootID, digest)
 }
 
-// peer returns who has connected.
-func (s *Server) peer(ctx context.Context) (machine.Name, string, error) {
+// peer returns who has connected, and the digest of its key.
+func (s *Server) peer(ctx context.Context) (name machine.Name, bootID, digest string, err error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return "", "", errors.New("no peer")
+		return "", "", "", errors.New("no peer")
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok {
-		return "", "", errors.New("no TLS")
+		return "", "", "", errors.New("no TLS")
 	}
-	return s.cfg.Trust.Peer(info.State)
+	name, bootID, err = s.cfg.Trust.Peer(info.State)
+	return name, bootID, keyDigest(info.State), err
 }
 
 func peerAddr(ctx context.Context) netip.Addr {

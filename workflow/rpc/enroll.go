@@ -77,6 +77,10 @@ func (s *Server) enroll(ctx context.Context, req *pb.EnrollRequest) (*pb.EnrollR
 		if name, err = s.cfg.Machines.Discover(ctx, identity(claim, req)); err != nil {
 			return nil, status.Error(codes.ResourceExhausted, err.Error())
 		}
+	} else if now, renamed, err := s.cfg.Machines.Renamed(ctx, name); err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	} else if renamed {
+		name = now
 	}
 	if err := s.redeem(ctx, name, claim, digest, req); err != nil {
 		return nil, err
@@ -129,7 +133,7 @@ func (s *Server) redeem(ctx context.Context, name machine.Name, claim Claim, dig
 		if err != nil {
 			return status.Error(codes.Unavailable, err.Error())
 		}
-		compares, ops, err := s.spend(ctx, name, claim, digest)
+		compares, ops, err := s.spend(ctx, claim, digest)
 		if err != nil {
 			return err
 		}
@@ -182,8 +186,8 @@ func enrolled(m *pb.Machine, claim Claim, digest string, req *pb.EnrollRequest, 
 
 // spend returns what records the token as used by that key, and forgets those
 // that have expired.
-func (s *Server) spend(ctx context.Context, name machine.Name, claim Claim, digest string) ([]store.Compare, []store.Op, error) {
-	prefix := usedPrefix + string(name) + "/"
+func (s *Server) spend(ctx context.Context, claim Claim, digest string) ([]store.Compare, []store.Op, error) {
+	prefix := usedPrefix + claim.holder() + "/"
 	page, err := s.cfg.DB.Store.List(ctx, prefix, "", maxTokensPerRun)
 	if err != nil {
 		return nil, nil, status.Error(codes.Unavailable, err.Error())

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -58,6 +59,14 @@ type Claim struct {
 	Expired bool
 }
 
+// holder is whose token it is: the machine's, or else the MAC address's.
+func (c Claim) holder() string {
+	if c.Machine != "" {
+		return string(c.Machine)
+	}
+	return "m-" + strings.ReplaceAll(c.MAC.String(), ":", "")
+}
+
 // Trust is what the service needs of the certificate authority.
 type Trust interface {
 	// VerifyToken reads a boot token. The error is for people and says what to do.
@@ -85,6 +94,9 @@ type Machines interface {
 	// Discover returns the machine that this is, and makes one if nobody has
 	// described it.
 	Discover(ctx context.Context, id Identity) (machine.Name, error)
+	// Renamed returns the name that the machine now has that once had this one;
+	// false if there is none, or a machine of that name is there.
+	Renamed(ctx context.Context, former machine.Name) (machine.Name, bool, error)
 	// Inventory takes what the agent read of the hardware.
 	Inventory(ctx context.Context, m machine.Name, inv *pb.Inventory) error
 }

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
@@ -176,6 +177,10 @@ func (r *rig) Discover(ctx context.Context, id Identity) (machine.Name, error) {
 	name := "m-" + strings.ReplaceAll(id.MAC.String(), ":", "")
 	r.machine(name)
 	return machine.Name(name), nil
+}
+
+func (r *rig) Renamed(ctx context.Context, former machine.Name) (machine.Name, bool, error) {
+	return discovery.Renamed(ctx, r.db, former)
 }
 
 func (r *rig) Inventory(_ context.Context, m machine.Name, inv *pb.Inventory) error {
