@@ -64,7 +64,7 @@ func (r *reader) checkDisk(n *Node, d *pb.StorageDisk) {
 		r.fail(n.Path, "give one of hint, serial, wwn and path")
 	}
 	if d.GetPath() != "" && (!strings.HasPrefix(d.GetPath(), "/dev/") || path.Clean(d.GetPath()) != d.GetPath()) {
-		r.fail(n.Path+".path", "%q: not a device path such as /dev/disk/by-id/NAME", d.GetPath())
+		r.fail(n.Path+".path", "%q: not a device path such as /dev/nvme1n1", d.GetPath())
 	}
 	for i, other := range r.Spec.Disks[:n.Index] {
 		if d.GetSerial() != "" && d.GetSerial() == other.GetSerial() || d.GetWwn() != "" && d.GetWwn() == other.GetWwn() || d.GetPath() != "" && d.GetPath() == other.GetPath() {

@@ -169,6 +169,13 @@ func (c *Controller) checkReferences(ctx context.Context, t *expression.Template
 	if err != nil {
 		return err
 	}
+	for _, name := range expression.StorageSecrets(p.GetTemplate(), p.GetInstance().AsMap()) {
+		if _, err := c.secret(ctx, name); errors.Is(err, store.ErrNotFound) {
+			problems.Add("spec.instance", 0, "the storage of instance %s speaks of secret %q, which is not there: apply it first", wf.GetSpec().GetInstance(), name)
+		} else if err != nil {
+			return err
+		}
+	}
 	bound := t.Bind(p)
 	for _, id := range t.Graph().IDs() {
 		name, ok := bound.Early(ctx, id, "image")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -19,7 +20,7 @@ import (
 const maxPlanBytes = 3 << 20
 
 // delivery makes the plan that an agent carries out: with the values of the
-// secrets that the template names, and no others.
+// secrets that the template and the instance's storage name, and no others.
 func (c *Controller) delivery(ctx context.Context, wf *pb.Workflow) (*pb.Plan, error) {
 	t, err := expression.Compile(wf.GetStatus().GetTemplate())
 	if err != nil {
@@ -35,7 +36,8 @@ func (c *Controller) delivery(ctx context.Context, wf *pb.Workflow) (*pb.Plan, e
 	}
 	p.Steps = wf.GetStatus().GetSteps()
 	p.Deadline = timestamppb.New(wf.GetStatus().GetRunTime().AsTime().Add(timeoutOf(wf)))
-	if p.Secrets, err = c.openSecrets(ctx, t.Secrets()); err != nil {
+	names := slices.Concat(t.Secrets(), expression.StorageSecrets(p.GetTemplate(), p.GetInstance().AsMap()))
+	if p.Secrets, err = c.openSecrets(ctx, names); err != nil {
 		return nil, err
 	}
 	c.learn(wf.GetMetadata().GetName(), p.Secrets)
@@ -90,7 +92,7 @@ func (t *tx) learnAgain(ctx context.Context) {
 	if err != nil {
 		return // the plan reports it
 	}
-	for _, name := range compiled.Secrets() {
+	for _, name := range slices.Concat(compiled.Secrets(), t.storageSecrets(ctx)) {
 		data, err := t.c.secret(ctx, name)
 		if err != nil {
 			t.c.cfg.Logger.Warn("secret can't be opened to mask it", "workflow", t.f.name, "err", err)
@@ -98,4 +100,22 @@ func (t *tx) learnAgain(ctx context.Context) {
 		}
 		t.f.mask = t.f.mask.with(map[string]*pb.SecretValues{name: {Data: data}})
 	}
+}
+
+// storageSecrets are the names of the secrets that the storage of the
+// workflow's instance speaks of.
+func (t *tx) storageSecrets(ctx context.Context) []string {
+	name := t.wf.GetSpec().GetInstance()
+	if name == "" {
+		return nil
+	}
+	instance, err := resource.Get[*pb.Instance](ctx, t.c.cfg.DB, name)
+	if err != nil {
+		return nil // the plan reports it
+	}
+	facts, err := expression.InstanceFacts(instance)
+	if err != nil {
+		return nil // the plan reports it
+	}
+	return expression.StorageSecrets(t.wf.GetStatus().GetTemplate(), facts.AsMap())
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/bedplate/bedplate/agent/inventory"
 	"github.com/bedplate/bedplate/agent/logs"
 	"github.com/bedplate/bedplate/agent/step"
+	"github.com/bedplate/bedplate/agent/storage"
+	"github.com/bedplate/bedplate/agent/tpm"
 	"github.com/bedplate/bedplate/agent/tpm/wipe"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/workflow/expression"
@@ -31,16 +33,7 @@ const temp = "/run/bedplate"
 
 // executors are the actions of this agent; package agent adds inventory.
 func (m *machine) executors() (step.Set, error) {
-	disks, err := disk.New(disk.Config{
-		Random: rand.Reader, Log: m.log,
-		Disks: func(ctx context.Context) ([]*pb.Disk, error) {
-			m.awaitDrivers(ctx)
-			return m.collector.Disks(ctx)
-		},
-		Match: func(hint string, d *pb.Disk) (bool, error) {
-			return expression.EvalDiskHint(context.Background(), hint, d)
-		},
-	})
+	disks, err := disk.New(disk.Config{Random: rand.Reader, Log: m.log, Disks: m.disks, Match: matchDisk})
 	if err != nil {
 		return nil, err
 	}
@@ -76,12 +69,12 @@ func (m *machine) executors() (step.Set, error) {
 		return nil, err
 	}
 	tests, err := hardware.New(hardware.Config{
-		Disks: func(ctx context.Context) ([]*pb.Disk, error) {
-			m.awaitDrivers(ctx)
-			return m.collector.Disks(ctx)
-		},
-		Devices: inventory.Linux{Dev: "/dev"}, Identity: m.identity.get, Random: rand.Reader, Now: time.Now, Log: m.log,
+		Disks: m.disks, Devices: inventory.Linux{Dev: "/dev"}, Identity: m.identity.get, Random: rand.Reader, Now: time.Now, Log: m.log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := m.storage(files)
 	if err != nil {
 		return nil, err
 	}
@@ -93,12 +86,43 @@ func (m *machine) executors() (step.Set, error) {
 	}
 	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Temp: temp}
 	for _, more := range []step.Set{
-		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), tests.Steps(), machine.Executors(),
+		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), volumes.Steps(), tests.Steps(), machine.Executors(),
 		erasure.Steps(), wipe.New(wipe.Config{}).Steps(),
 	} {
 		maps.Copy(set, more)
 	}
 	return set, nil
+}
+
+// storage is the action that makes disks hold what is declared.
+func (m *machine) storage(files *file.Service) (*storage.Service, error) {
+	return storage.New(storage.Config{
+		Disks: m.disks, Match: matchDisk, LoadModule: m.loadModule, OpenTPM: tpm.Open, Random: rand.Reader, Log: m.log,
+		MountImage: func(ctx context.Context, disk string, images map[string]any) (storage.Files, error) {
+			v, err := files.MountImage(ctx, disk, images)
+			if err != nil {
+				return nil, err // and no Files at all
+			}
+			return v, nil
+		},
+		MountDevice: func(ctx context.Context, device string) (storage.Files, error) {
+			v, err := files.MountDevice(ctx, device)
+			if err != nil {
+				return nil, err // and no Files at all
+			}
+			return v, nil
+		},
+	})
+}
+
+// disks are the machine's, once their drivers are there.
+func (m *machine) disks(ctx context.Context) ([]*pb.Disk, error) {
+	m.awaitDrivers(ctx)
+	return m.collector.Disks(ctx)
+}
+
+func matchDisk(hint string, d *pb.Disk) (bool, error) {
+	return expression.EvalDiskHint(context.Background(), hint, d)
 }
 
 // loadModule is for file systems. A system without modules has what it needs

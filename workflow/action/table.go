@@ -22,7 +22,7 @@ var eraseMethods = []string{
 }
 
 // built is made once and only read.
-var built = slices.Concat(disks(), files(), boot(), tests(), general())
+var built = slices.Concat(disks(), layouts(), files(), boot(), tests(), general())
 
 func table() []Action { return built }
 
@@ -147,6 +147,40 @@ func disks() []Action {
 				"The file is shorter or longer than it should be.",
 				"The image is larger than the disk.",
 				"A write failed: offset and the disk's own error are named.",
+			},
+			Idempotent:     true,
+			DefaultTimeout: 2 * time.Hour,
+		},
+	}
+}
+
+func layouts() []Action {
+	return []Action{
+		{
+			Name: "storage.apply",
+			Doc:  "Makes the machine's disks hold what a declaration says: partitions, software RAID, LVM, LUKS2 encryption, file systems. The whole plan is checked against the real disks before any of them is touched. Disks to be kept are compared with the declaration and never written to.",
+			Inputs: []Input{
+				{Name: "layout", Type: Map, Required: true, Doc: "The declaration, such as `${{ instance.spec.storage }}`."},
+				{Name: "phase", Type: String, Values: []string{"apply", "check", "make", "configure"}, Default: "apply", Doc: "`check` finds the disks, plans, and looks into what is kept, writing nothing; `make` makes everything and leaves it active; `configure` writes it into the installed system; `apply` is both, behind an image that is on its disk."},
+				{Name: "root_disk", Type: DiskHint, Default: "the declaration's, else the smallest that no other entry takes", Doc: "Picks the disk of the operating system."},
+				{Name: "keys", Type: Map, Doc: "Passphrases by the name of their secret: `${{ instance.keys }}`."},
+			},
+			Outputs: []Output{
+				{Name: "root_disk", Type: String, Doc: "Path of the disk of the operating system."},
+				{Name: "root", Type: String, Doc: "Device of the declared root file system; empty where that is the image's."},
+				{Name: "disks", Type: Map, Doc: "Paths of the declared disks, by name."},
+				{Name: "devices", Type: Map, Doc: "Device paths of all parts, by name."},
+				{Name: "kept", Type: Strings, Doc: "Names of the disks that are to be kept."},
+				{Name: "mounts", Type: List, Doc: "What the installed system mounts: device, path, type."},
+				{Name: "recovery", Type: List, Doc: "Recovery keys that were made: name, and key, encrypted to the declared recipients (`age --decrypt`)."},
+			},
+			Errors: []string{
+				"There is no disk for an entry: every disk is listed with the reason it was passed over.",
+				"Something doesn't fit; the field and both sizes are named.",
+				"A disk is in use: by what is named.",
+				"A disk is to be kept and holds something else; what is declared and what is there are named, and nothing is touched.",
+				"What is kept can't be opened: no key of the declaration or the TPM opens it.",
+				"mdadm, lvm, cryptsetup or mkfs failed: its last lines are on the step.",
 			},
 			Idempotent:     true,
 			DefaultTimeout: 2 * time.Hour,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"cel.dev/cel-go/common/types"
@@ -54,11 +55,53 @@ func (t *Template) Bind(p *pb.Plan) *Bound {
 	return &Bound{template: t, facts: map[string]any{
 		"inputs":   inputs,
 		"machine":  t.objects.typed(typeMachine, p.GetMachine().AsMap()),
-		"instance": t.objects.typed(typeInstance, p.GetInstance().AsMap()),
+		"instance": t.objects.typed(typeInstance, withKeys(p)),
 		"images":   images,
 		"server":   server,
 		"secrets":  secrets,
 	}}
+}
+
+// StorageKey is the key of a Secret under which an encrypted device's
+// passphrase is.
+const StorageKey = "passphrase"
+
+// withKeys adds the passphrases that the instance's storage names, by the
+// names of their secrets: these can't stand in a template, which is for many.
+func withKeys(p *pb.Plan) map[string]any {
+	instance := p.GetInstance().AsMap()
+	keys := map[string]any{}
+	for _, name := range StorageSecrets(p.GetTemplate(), instance) {
+		if v, ok := p.GetSecrets()[name].GetData()[StorageKey]; ok {
+			keys[name] = v
+		}
+	}
+	if len(keys) > 0 {
+		instance["keys"] = keys
+	}
+	return instance
+}
+
+// StorageSecrets returns the names of the secrets that the storage declaration
+// of an instance, as InstanceFacts has it, names; none where no step of the
+// template makes storage.
+func StorageSecrets(t *pb.TemplateSpec, instance map[string]any) []string {
+	makes := func(s *pb.Step) bool { return s.GetUses() == "storage.apply" }
+	if !slices.ContainsFunc(t.GetSteps(), makes) {
+		return nil
+	}
+	spec, _ := instance["spec"].(map[string]any)
+	storage, _ := spec["storage"].(map[string]any)
+	list, _ := storage["encryption"].([]any)
+	var names []string
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		if name, _ := m["key_secret"].(string); name != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func (t *Template) inputValue(name string, v any) any {

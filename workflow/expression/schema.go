@@ -248,6 +248,7 @@ func baseSchema() schema {
 	instance := s.message((&pb.InstanceSpec{}).ProtoReflect().Descriptor())
 	s[typeInstance] = &object{name: typeInstance, fields: map[string]field{
 		"name": str, "uid": str, "labels": labels(), "annotations": labels(), "spec": objectField(instance),
+		"keys": {typ: cel.MapType(cel.StringType, cel.StringType), zero: func() any { return map[string]any{} }},
 	}}
 	disk := s[s.message((&pb.Disk{}).ProtoReflect().Descriptor())]
 	fields := maps.Clone(disk.fields)
