@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/bedplate/bedplate/lab/board"
+	"github.com/bedplate/bedplate/lab/ipmi"
 	"github.com/bedplate/bedplate/lab/redfish"
 )
 
@@ -28,6 +29,7 @@ type BMC struct {
 	redfish  *redfish.Service
 	log      *slog.Logger
 	server   *http.Server
+	ipmi     *ipmi.Server
 	cert     tls.Certificate
 	username string
 	password string
@@ -85,22 +87,44 @@ func (b *BMC) Fingerprint() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Sessions is how many Redfish sessions are open.
-func (b *BMC) Sessions() int {
-	if b.redfish == nil {
-		return 0
+// Sessions is how many sessions are open, by Redfish and by IPMI.
+func (b *BMC) Sessions() (redfish, ipmi int) {
+	if b.redfish != nil {
+		redfish = b.redfish.Sessions()
 	}
-	return b.redfish.Sessions()
+	if b.ipmi != nil {
+		ipmi = b.ipmi.Sessions()
+	}
+	return redfish, ipmi
 }
 
 // startBMC starts listening for a board. On an error nothing is left running.
 func startBMC(ctx context.Context, brd *board.Board, spec BMCSpec, dir string, l listen, log *slog.Logger) (*BMC, error) {
 	b := &BMC{board: brd, log: log, username: spec.Username, password: spec.Password}
-	if err := b.startRedfish(ctx, spec, dir, l); err != nil {
+	err := b.startRedfish(ctx, spec, dir, l)
+	if err == nil && slices.Contains(spec.Protocols, ProtocolIPMI) {
+		err = b.startIPMI(ctx, l)
+	}
+	if err != nil {
 		b.close()
 		return nil, err
 	}
 	return b, nil
+}
+
+func (b *BMC) startIPMI(ctx context.Context, l listen) error {
+	conn, err := l.udp(ctx, portIPMI)
+	if err != nil {
+		return fmt.Errorf("listening for IPMI: %w", err)
+	}
+	at := conn.LocalAddr().(*net.UDPAddr)
+	b.ipmi, b.ipmiAddr = ipmi.New(b.board, conn, b.log), at.String()
+	b.work.Go(func() {
+		if err := b.ipmi.Serve(); err != nil {
+			b.log.Error("serving IPMI", "bmc", b.ipmiAddr, "err", err)
+		}
+	})
+	return nil
 }
 
 func (b *BMC) startRedfish(ctx context.Context, spec BMCSpec, dir string, l listen) error {
@@ -154,6 +178,11 @@ func (b *BMC) close() {
 	}
 	if b.server != nil {
 		_ = b.server.Close() // sockets only
+	}
+	if b.ipmi != nil {
+		if err := b.ipmi.Close(); err != nil {
+			b.log.Debug("closing a BMC", "bmc", b.ipmiAddr, "err", err)
+		}
 	}
 	b.work.Wait()
 }

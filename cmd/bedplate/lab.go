@@ -63,7 +63,7 @@ and /dev/net/tun. KVM is used where it works; else processors are emulated.`,
 	cmd.PersistentFlags().StringVar(&f.name, "lab", "lab", "`name` of the lab")
 	cmd.PersistentFlags().StringVar(&f.dir, "dir", "", "`directory` of the lab (default ~/.local/state/bedplate/labs/NAME)")
 	cmd.AddCommand(newLabUpCommand(a, &f), newLabDownCommand(a, &f), newLabListCommand(a, &f), newLabPowerCommand(a, &f),
-		newLabFaultCommand(a, &f),
+		newLabFaultCommand(a, &f), newLabFleetCommand(a),
 		newLabConsoleCommand(a, &f), newLabLogCommand(a, &f), newLabExecCommand(a, &f), newLabHoldCommand(a))
 	return cmd
 }

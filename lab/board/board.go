@@ -210,10 +210,11 @@ const (
 	TaskChanged                    // a task went on
 	UsersChanged                   // accounts are others
 	SettingChange                  // boot override or firmware settings
+	FaultChanged                   // a fault came or went
 )
 
 // Subscribe calls f for every event until the returned function is called. f
-// must not block and must not call the board.
+// must not block, and must only read from the board.
 func (b *Board) Subscribe(f func(Event)) (cancel func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

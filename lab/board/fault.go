@@ -102,6 +102,7 @@ func (b *Board) SetFault(ctx context.Context, f Fault, on bool) error {
 		b.faults[f.Kind] = f
 	}
 	b.mu.Unlock()
+	b.publish(Event{Kind: FaultChanged})
 	switch {
 	case f.Kind == FaultBootIgnored:
 		return b.applyNext(ctx)

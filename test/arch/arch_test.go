@@ -79,6 +79,7 @@ var allowed = map[string][]string{
 	"lab":         {"machine", "proto"},
 	"lab/board":   {},
 	"lab/redfish": {"lab/board"},
+	"lab/ipmi":    {"lab/board"},
 
 	// Roots: they may import anything.
 	"engine": {"*"},
