@@ -45,7 +45,7 @@ func (c *Controller) consented(m *pb.Machine, before string) bool {
 		return true
 	}
 	d := decision{standing: standingOf(m)}
-	return c.view(m).consent(m, &d, before)
+	return view{pool: c.poolOf(m), now: c.cfg.Now()}.consent(m, &d, before)
 }
 
 // heldBy follows the instance that the machine is given to.
@@ -115,7 +115,11 @@ func (c *Controller) settle(m *pb.Machine, v view, s standing) decision {
 // settleOperations put a BMC back: the agent's image out, no boot override,
 // factory keys where Secure Boot was changed, a new password.
 func settleOperations(m *pb.Machine) []*pb.Operation {
-	ops := []*pb.Operation{ejectMedia(), bootDevice("none", m)}
+	var ops []*pb.Operation
+	if m.GetSpec().GetBootMethod() == "virtual-media" || m.GetStatus().GetBmc().GetMedia() != "" {
+		ops = append(ops, ejectMedia()) // else it may be one that has no virtual media
+	}
+	ops = append(ops, bootDevice("none", m))
 	if m.GetSpec().GetBmc().GetRotatePassword() {
 		ops = append(ops, newPassword())
 	}

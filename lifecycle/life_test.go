@@ -80,6 +80,9 @@ func (w *world) jobs(ctx context.Context) {
 				m.Status.Bmc = &pb.BMCStatus{}
 			}
 			m.Status.Bmc.ContactTime = timestamppb.New(w.now())
+			if slices.ContainsFunc(j.Spec.Operations, func(o *pb.Operation) bool { return o.GetInventory() != nil }) {
+				m.Status.BmcInventory = &pb.Inventory{}
+			}
 			if off {
 				m.Status.Agent = nil
 			}
@@ -213,7 +216,7 @@ func TestLife_HandsOff(t *testing.T) {
 			w.eventually("wiped and available", func() bool {
 				return w.machineIs("web-1", pb.MachineState_AVAILABLE)() && w.machine("web-1").Status.Instance == ""
 			})
-			if !w.done("web-1 eject_media", "web-1 boot none") {
+			if !w.done("web-1 boot none") || w.done("web-1 eject_media") {
 				t.Errorf("after a release its BMC has done %q", w.did)
 			}
 		}
@@ -225,6 +228,17 @@ func TestLife_HandsOff(t *testing.T) {
 		w.eventually("available", w.machineIs("web-1", pb.MachineState_AVAILABLE))
 		if !w.done("web-1 insert_media", "web-1 boot cdrom") || w.done("web-1 boot network") {
 			t.Errorf("its BMC did %q", w.did)
+		}
+	})
+	t.Run("a poll that the BMC answers is no contact", func(t *testing.T) {
+		w := newWorld(t)
+		m := knownByBMC()
+		m.Status = &pb.MachineStatus{Bmc: &pb.BMCStatus{ContactTime: timestamppb.New(time.Now())}}
+		w.add(m)
+		w.run()
+		w.eventually("available", w.machineIs("web-1", pb.MachineState_AVAILABLE))
+		if !w.done("web-1 inventory") {
+			t.Errorf("its BMC was not asked what it is: %q", w.did)
 		}
 	})
 	t.Run("an idle machine is switched off where its pool says so, and booted when it is wanted", func(t *testing.T) {

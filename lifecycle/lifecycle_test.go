@@ -298,7 +298,7 @@ func TestController_Claims(t *testing.T) {
 		r.eventually("one is claimed, the other waits", func() bool {
 			return both() == 1 && (r.instance("a").GetStatus().GetState() == pb.InstanceState_INSTANCE_PENDING || r.instance("b").GetStatus().GetState() == pb.InstanceState_INSTANCE_PENDING)
 		})
-		r.addInspected("web-2")
+		r.add(&pb.Machine{Metadata: &pb.Metadata{Name: "web-2"}, Spec: &pb.MachineSpec{}, Status: &pb.MachineStatus{Inventory: &pb.Inventory{}}})
 		r.eventually("both are claimed", func() bool { return both() == 2 })
 		if r.instance("a").Status.Machine == r.instance("b").Status.Machine {
 			t.Error("both have the same machine")

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -79,12 +80,32 @@ func moment(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
-func (c *Controller) view(m *pb.Machine) view {
+func (c *Controller) view(ctx context.Context, m *pb.Machine) (view, error) {
 	v := view{inst: c.instances[m.GetStatus().GetInstance()], pool: c.poolOf(m), now: c.cfg.Now().UTC()}
 	v.owner = c.workflows[m.GetStatus().GetWorkflow()]
 	v.life = c.workflows[m.GetStatus().GetLifeWorkflow()]
-	v.job = c.jobs[m.GetStatus().GetJob()]
-	return v
+	job, err := c.jobOf(ctx, m)
+	v.job = job
+	return v, err
+}
+
+// jobOf returns the job that the machine waits for; nil when it is gone. That
+// the watch has not brought it does not mean that it isn't there: it may have
+// been made by a server that was stopped a moment ago.
+func (c *Controller) jobOf(ctx context.Context, m *pb.Machine) (*pb.Job, error) {
+	name := m.GetStatus().GetJob()
+	if j := c.jobs[name]; j != nil || name == "" {
+		return j, nil
+	}
+	j, err := resource.Get[*pb.Job](ctx, c.cfg.DB, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading job %s: %w", name, err)
+	}
+	c.jobs[name] = j
+	return j, nil
 }
 
 // DefaultPool is the pool of machines that name none.
@@ -108,7 +129,11 @@ func (c *Controller) reconcileMachine(ctx context.Context, name string) error {
 	if !ok {
 		return nil
 	}
-	d := c.decideMachine(m, c.view(m))
+	v, err := c.view(ctx, m)
+	if err != nil {
+		return err
+	}
+	d := c.decideMachine(m, v)
 	if err := c.record(ctx, m, d); err != nil {
 		return err
 	}

@@ -28,10 +28,9 @@ func (c *Controller) ready(m *pb.Machine, v view, s standing) decision {
 	return d
 }
 
-// contacted reports whether the BMC has told what it is.
-func contacted(m *pb.Machine) bool {
-	return m.GetStatus().GetBmcInventory() != nil || m.GetStatus().GetBmc().GetContactTime() != nil
-}
+// contacted reports whether the BMC has told what it is. That it answers a
+// poll is not enough: the identity that the machine boots under is its to tell.
+func contacted(m *pb.Machine) bool { return m.GetStatus().GetBmcInventory() != nil }
 
 // contact reaches the BMC for the first time.
 func (c *Controller) contact(m *pb.Machine, v view, d *decision) {
@@ -45,6 +44,8 @@ func (c *Controller) contact(m *pb.Machine, v view, d *decision) {
 	}
 	if c.work(m, v, d, purposeContact, "", "its BMC is contacted for the first time", ops) {
 		d.cause, d.nextAction = "its BMC was contacted", "its hardware is read"
+		// A BMC that has nothing to tell, as over IPMI, was asked all the same.
+		d.edit = also(d.edit, func(m *pb.Machine) { m.Status.BmcInventory = &pb.Inventory{} })
 	}
 }
 
