@@ -103,6 +103,10 @@ func roles() map[string]pb.Role {
 		pb.EventService_ListEvents_FullMethodName:  viewer,
 		pb.EventService_WatchEvents_FullMethodName: viewer,
 
+		pb.ErasureService_GetErasure_FullMethodName:    viewer,
+		pb.ErasureService_ListErasures_FullMethodName:  viewer,
+		pb.ErasureService_WatchErasures_FullMethodName: viewer,
+
 		pb.SystemService_GetServerInfo_FullMethodName: viewer,
 	}
 }

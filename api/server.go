@@ -138,6 +138,7 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterTokenServiceServer(r, s.tokenAPI)
 	pb.RegisterSecretServiceServer(r, newSecretAPI(s))
 	pb.RegisterEventServiceServer(r, newEventAPI(s))
+	pb.RegisterErasureServiceServer(r, newErasureAPI(s))
 	pb.RegisterSystemServiceServer(r, &systemAPI{version: s.cfg.Version, started: s.cfg.DB.Now()})
 }
 

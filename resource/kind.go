@@ -44,6 +44,7 @@ func Kinds() []Kind {
 		{"Instance", "instances", "instance", (*pb.Instance)(nil)},
 		{"Workflow", "workflows", "workflow", (*pb.Workflow)(nil)},
 		{"Job", "jobs", "job", (*pb.Job)(nil)},
+		{"Erasure", "erasures", "erasure", (*pb.Erasure)(nil)},
 		{"Event", "events", "event", (*pb.Event)(nil)},
 	}
 }

@@ -10,6 +10,7 @@
 //	ca.crt      the certificate alone, for people to copy; made again if lost
 //	hmac.key    32 random bytes in hexadecimal; boot tokens and metadata keys
 //	secrets.key an age X25519 identity; secrets in the store
+//	erasure.key the Ed25519 key that signs erasure records (PEM)
 //
 // A boot token is URL-safe text that fits a kernel command line: `bpb_` and
 // the base64url form of

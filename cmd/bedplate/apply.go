@@ -103,8 +103,8 @@ func wrongItems(items []resource.Item) resource.FileErrors {
 	first := map[string]resource.FileError{}
 	for _, it := range items {
 		at := it.At(resource.FieldError{Path: "metadata.name"})
-		if resource.KindOf(it.Object).Name == "Event" {
-			at.Path, at.Message = "kind", "events are written by the server and can't be applied"
+		if kind := resource.KindOf(it.Object); kind.Name == "Event" || kind.Name == "Erasure" {
+			at.Path, at.Message = "kind", kind.Plural+" are written by the server and can't be applied"
 			wrong = append(wrong, at)
 			continue
 		}
