@@ -102,12 +102,8 @@ func (fakeDevices) Identity(_ context.Context, disk string) ([]byte, error) {
 		return nil, errors.New("not an ATA disk")
 	}
 	b := make([]byte, 512)
-	put := func(at int, s string, n int) {
-		s += strings.Repeat(" ", n-len(s))
-		for i := 0; i < n; i += 2 {
-			b[at+i], b[at+i+1] = s[i+1], s[i]
-		}
-	}
+	// As the kernel gives it: texts in reading order, other words as they are.
+	put := func(at int, s string, n int) { copy(b[at:], s+strings.Repeat(" ", n-len(s))) }
 	put(20, "            ZC19ABCD", 20)
 	put(46, "TN02", 8)
 	put(54, "ST4000NM0035-1V4107", 40)

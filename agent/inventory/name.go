@@ -72,7 +72,10 @@ func udevName(s string) string {
 	}, s)
 }
 
-// ataIdentity is what is used of IDENTIFY DEVICE (ACS-3 §7.12.7).
+// ataIdentity is what is used of IDENTIFY DEVICE (ACS-3 §7.12.7), as
+// HDIO_GET_IDENTITY gives it: with the texts in reading order, unlike the disk's
+// own words (ata_get_identity of Linux 6.1; a serial number of QEMU's ide-hd
+// came out with its letters in pairs turned round before).
 type ataIdentity struct {
 	model, serial, firmware string
 	// wwn is 0x and 16 digits, empty if the disk has none.
@@ -83,7 +86,9 @@ func parseIdentity(b []byte) (ataIdentity, bool) {
 	if len(b) < 512 {
 		return ataIdentity{}, false
 	}
-	id := ataIdentity{serial: ataString(b[20:40]), firmware: ataString(b[46:54]), model: ataString(b[54:94])}
+	id := ataIdentity{
+		serial: collapse(printable(string(b[20:40]))), firmware: collapse(printable(string(b[46:54]))), model: collapse(printable(string(b[54:94]))),
+	}
 	const hasName = 1 << 8 // word 87
 	if binary.LittleEndian.Uint16(b[174:])&hasName != 0 {
 		var n uint64
@@ -95,15 +100,6 @@ func parseIdentity(b []byte) (ataIdentity, bool) {
 		}
 	}
 	return id, id.model != "" || id.serial != ""
-}
-
-// ataString has two characters to a word, the first in its upper half.
-func ataString(b []byte) string {
-	s := make([]byte, len(b))
-	for i := 0; i+1 < len(b); i += 2 {
-		s[i], s[i+1] = b[i+1], b[i]
-	}
-	return collapse(printable(string(s)))
 }
 
 func printable(s string) string {
