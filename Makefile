@@ -14,7 +14,7 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
        dpkg xz-utils zstd dnsmasq-base openssh-client iproute2
 
 # Foreign clients, relay agents and tools that the end-to-end tests hold against us.
-E2E_DEPS = isc-dhcp-relay isc-dhcp-client udhcpc busybox-static atftp tftp-hpa curl qemu-utils mount procps swtpm swtpm-tools
+E2E_DEPS = isc-dhcp-relay isc-dhcp-client udhcpc busybox-static atftp tftp-hpa curl qemu-utils mount procps lldpd swtpm swtpm-tools
 
 .DEFAULT_GOAL := build
 .PHONY: build agentos debian-image deps e2e-deps clean test e2e demo bench check

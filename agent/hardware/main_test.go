@@ -90,11 +90,7 @@ func rows(t *testing.T, r step.Result) map[string]map[string]any {
 	out := map[string]map[string]any{}
 	for _, v := range list {
 		m := v.(map[string]any)
-		key := fmt.Sprint(m["subject"], " ", m["measure"])
-		if m["peer"] != nil {
-			key += fmt.Sprint(" ", m["peer"])
-		}
-		out[key] = m
+		out[fmt.Sprint(m["subject"], " ", m["measure"])] = m
 	}
 	return out
 }

@@ -120,14 +120,14 @@ func TestService_Network_Pair(t *testing.T) {
 			t.Fatalf("%s: %v", e.name, e.err)
 		}
 		for _, measure := range []string{"peer_send", "peer_receive", "peer_latency_p50", "peer_met"} {
-			if v, _ := e.rows["lo "+measure+" "+peer]["value"].(float64); v <= 0 {
-				t.Errorf("%s: %s is %v; log %q", e.name, measure, e.rows["lo "+measure+" "+peer], e.rep.lines)
+			if v, _ := e.rows["lo/"+peer+" "+measure]["value"].(float64); v <= 0 {
+				t.Errorf("%s: %s is %v; log %q", e.name, measure, e.rows["lo/"+peer+" "+measure], e.rep.lines)
 			}
 		}
-		if row := e.rows["lo peer_corrupt "+peer]; row["value"] != float64(0) || row["ok"] != true {
+		if row := e.rows["lo/"+peer+" peer_corrupt"]; row["value"] != float64(0) || row["ok"] != true {
 			t.Errorf("%s: %v", e.name, row)
 		}
-		if v, _ := e.rows["lo peer_send_loss "+peer]["value"].(float64); v > 0.5 {
+		if v, _ := e.rows["lo/"+peer+" peer_send_loss"]["value"].(float64); v > 0.5 {
 			t.Errorf("%s: half of the datagrams were lost on the loopback interface", e.name)
 		}
 		if row := e.rows["eth0 link_speed"]; row["value"] != 25e9 {
@@ -137,8 +137,8 @@ func TestService_Network_Pair(t *testing.T) {
 			t.Errorf("%s: errors from before the test are counted: %v", e.name, row)
 		}
 	}
-	if a.rows["lo peer_send node1"]["value"] != b.rows["lo peer_receive node0"]["value"] {
-		t.Errorf("what one end sent is not what the other received: %v, %v", a.rows["lo peer_send node1"], b.rows["lo peer_receive node0"])
+	if a.rows["lo/node1 peer_send"]["value"] != b.rows["lo/node0 peer_receive"]["value"] {
+		t.Errorf("what one end sent is not what the other received: %v, %v", a.rows["lo/node1 peer_send"], b.rows["lo/node0 peer_receive"])
 	}
 }
 
@@ -152,7 +152,7 @@ func TestService_Network_Strangers(t *testing.T) {
 		if e.err != nil {
 			t.Errorf("%s: a peer that didn't come fails the test: %v", e.name, e.err)
 		}
-		if row := e.rows["lo peer_met 127.0.0.1"]; row["value"] != float64(0) || row["ok"] != true {
+		if row := e.rows["lo/127.0.0.1 peer_met"]; row["value"] != float64(0) || row["ok"] != true {
 			t.Errorf("%s measured with an agent of another server: %v", e.name, e.rows)
 		}
 	}
@@ -184,7 +184,7 @@ func TestService_Network_Server(t *testing.T) {
 	}
 	got := rows(t, r)
 	for _, measure := range []string{"server_receive", "server_send"} {
-		if v, _ := got["lo "+measure+" server"]["value"].(float64); v <= 0 {
+		if v, _ := got["lo/server "+measure]["value"].(float64); v <= 0 {
 			t.Errorf("%s: %v", measure, got)
 		}
 	}

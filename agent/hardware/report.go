@@ -3,6 +3,7 @@ package hardware
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -138,8 +139,12 @@ func (r *report) toMap(row result, whole time.Duration) map[string]any {
 	if len(row.message) > maxMessage {
 		row.message = row.message[:maxMessage] + "…"
 	}
+	subject := row.subject
+	if row.peer != "" {
+		subject += "/" + row.peer // what is judged is told apart by test, subject and measure
+	}
 	m := map[string]any{
-		"test": r.test, "subject": row.subject, "measure": row.measure, "value": finite(row.value), "unit": row.unit,
+		"test": r.test, "subject": subject, "measure": row.measure, "value": figure(row.value), "unit": row.unit,
 		"ok": !row.bad, "message": row.message, "seed": float64(r.seed), "duration_seconds": math.Round(row.took.Seconds()*1000) / 1000,
 	}
 	if row.peer != "" {
@@ -148,11 +153,16 @@ func (r *report) toMap(row result, whole time.Duration) map[string]any {
 	return m
 }
 
-// finite is v as JSON can hold it.
-func finite(v float64) float64 {
+// figure is v as JSON can hold it: a whole number, or six digits, which is more
+// than any measurement here is worth.
+func figure(v float64) float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return 0
 	}
+	if v == math.Trunc(v) {
+		return v
+	}
+	v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'g', 6, 64), 64)
 	return v
 }
 
