@@ -242,5 +242,5 @@ func (t TLS) trustsFirst() bool {
 // from the BMC in between makes no difference.
 func (t Target) sameLogin(u Target) bool {
 	return t.Address == u.Address && t.Protocol == u.Protocol && t.Username == u.Username && t.Password == u.Password &&
-		t.IPMIPort == u.IPMIPort && t.CipherSuite == u.CipherSuite && t.TLS.equal(u.TLS)
+		t.System == u.System && t.IPMIPort == u.IPMIPort && t.CipherSuite == u.CipherSuite && t.TLS.equal(u.TLS)
 }

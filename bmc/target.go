@@ -56,6 +56,9 @@ type Target struct {
 	Username string
 	Password string
 	TLS      TLS
+	// System is the ID of the system behind a BMC that has several (blade
+	// enclosures). Empty: the only one, or the first that is a physical machine.
+	System string
 	// IPMIPort is the UDP port of IPMI where Address doesn't name it. Zero: 623.
 	IPMIPort uint16
 	// CipherSuite is IPMI's cipher suite (IPMI 2.0 table 22-20). Zero: 17, then 3.

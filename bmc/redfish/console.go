@@ -1,0 +1,29 @@
+package redfish
+
+import "context"
+
+// serialConsole is which ways the system's serial console can be had (since
+// ComputerSystem 1.13).
+type serialConsole struct {
+	IPMI consoleService
+	SSH  consoleService
+}
+
+type consoleService struct {
+	ServiceEnabled bool
+	Port           uint16
+	// Command is what to say once connected, where SSH doesn't lead to the
+	// console at once.
+	Command string `json:"ConsoleEntryCommand"`
+	Shared  bool   `json:"SharedWithManagerCLI"`
+}
+
+// ConsoleWays says which ways to the serial console the service offers. Redfish
+// itself has none.
+func (d *Driver) ConsoleWays(ctx context.Context) (ipmi, ssh bool, err error) {
+	s, err := d.system(ctx)
+	if err != nil {
+		return false, false, err
+	}
+	return s.SerialConsole.IPMI.ServiceEnabled, s.SerialConsole.SSH.ServiceEnabled, nil
+}
