@@ -35,7 +35,7 @@ type Faults struct {
 	EjectAfter int
 	// DropSessions is how many calls a session lives for; 0 is for ever.
 	DropSessions int
-	// NeverPowerOff keeps saying on.
+	// LieOn keeps saying that the machine is on.
 	LieOn bool
 }
 
@@ -240,6 +240,13 @@ func (s *session) Close(context.Context) error {
 		s.f.open--
 	}
 	return nil
+}
+
+// transient makes the session one that isn't counted: of a single request.
+func (s *session) transient() {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	s.f.open--
 }
 
 func (s *session) PowerState(ctx context.Context) (state bmc.PowerState, err error) {
@@ -496,4 +503,20 @@ func (s *session) ManagerInfo(ctx context.Context) (info bmc.ManagerInfo, err er
 
 func (s *session) ResetManager(ctx context.Context) error {
 	return s.do(ctx, func(*Fake) error { s.shut = true; return nil })
+}
+
+// Setup returns the fake as the conformance suite wants it, spoken to as t by dial.
+func (f *Fake) Setup(t bmc.Target, dial func(context.Context, bmc.Target) (bmc.Driver, error)) Setup {
+	f.mu.Lock()
+	id := f.identity
+	f.mu.Unlock()
+	return Setup{
+		Target: t, Dial: dial, Identity: id, Soft: true,
+		BIOS: map[string]string{"BootMode": "Bios", "ProcCores": "4", "Virtualization": "false"},
+		Machine: Machine{
+			Power: f.Power, SetPower: f.SetPower, Boot: f.Boot, Media: f.MediaImage,
+			Serial:      func() io.ReadWriter { return f.SerialPort() },
+			FinishTasks: func() { f.Finish("") },
+		},
+	}
 }
