@@ -87,7 +87,7 @@ func (d *Driver) RequestBoot(ctx context.Context, o bmc.BootOverride) error {
 		if _, answered := types.IsResponseError(err); err != nil && !answered {
 			return err // a BMC without parameter 3 keeps them or doesn't
 		}
-		return d.c.SetBootParamBootFlags(ctx, flags)
+		return d.c.SetSystemBootOptionsParamFor(ctx, flags)
 	})
 }
 

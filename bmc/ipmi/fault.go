@@ -58,6 +58,9 @@ func (d *Driver) fault(ctx context.Context, had time.Duration, err error) error 
 	if answer, ok := types.IsResponseError(err); ok {
 		return completion(answer.CompletionCode(), err)
 	}
+	if errors.Is(err, bmc.ErrUnsupported) {
+		return err
+	}
 	text := d.redact(err.Error())
 	has := func(words ...string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })

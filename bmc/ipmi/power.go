@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/bougou/go-ipmi/pkg/command/chassis"
+	"github.com/bougou/go-ipmi/pkg/types"
 
 	"github.com/bedplate/bedplate/bmc"
 )
@@ -38,6 +39,9 @@ func (d *Driver) RequestPower(ctx context.Context, a bmc.PowerAction) error {
 	}
 	return d.do(ctx, "power "+a.String(), func(ctx context.Context) error {
 		_, err := d.c.ChassisControl(ctx, control)
+		if isCode(err, types.CodeParameterOutOfRange, types.CodeRequestDataFieldInvalid) {
+			return bmc.ErrUnsupported // the command is there, this use of it isn't
+		}
 		return err
 	})
 }

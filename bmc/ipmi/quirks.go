@@ -8,6 +8,9 @@ import "strings"
 //   - Addresses are made as host:port, so an IPv6 address needs its brackets (address).
 //   - GetSELEntry sends Get SEL Info before each record, and GetSELEntries fails for
 //     an empty log: EventLog sends Get SEL Entry itself.
+//   - SetBootParamBootFlags sends no flags where a BMC has no "set in progress"
+//     (parameter 0, which is optional), and returns no error: RequestBoot sends them
+//     alone, as ipmitool does.
 //   - SetUserPayloadAccess drops its arguments (grant).
 //   - Close panics the second time (Driver.Close).
 //   - Some parsers index beyond what a BMC sent: Driver.do turns their panics into errors.

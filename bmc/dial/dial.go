@@ -1,0 +1,90 @@
+// Package dial opens sessions with BMCs: it knows every driver of package bmc
+// and which one a BMC wants. Its Dialer is what a bmc.Pool is given.
+//
+// A target without a protocol is asked for Redfish first. Where nothing speaks
+// Redfish, IPMI is used; but not where the target's certificate is pinned or
+// signed by a known CA, because somebody in between who keeps Redfish from
+// answering would then be given an IPMI login, which is worth a guess at the
+// password. Where Redfish is there, IPMI is used besides for what Redfish or
+// that service hasn't got: the serial console, and an NMI on some.
+package dial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bedplate/bedplate/bmc"
+	"github.com/bedplate/bedplate/bmc/ipmi"
+	"github.com/bedplate/bedplate/bmc/redfish"
+)
+
+// Dialer opens sessions.
+type Dialer struct {
+	// Now is the clock, required.
+	Now func() time.Time
+}
+
+// Dial logs in to the target with the driver it wants.
+func (d Dialer) Dial(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	switch t.Protocol {
+	case bmc.ProtocolIPMI:
+		return d.ipmi(ctx, t)
+	case bmc.ProtocolRedfish:
+		return d.redfish(ctx, t)
+	case bmc.ProtocolAuto:
+		return d.auto(ctx, t)
+	}
+	return nil, fmt.Errorf("%q is no BMC protocol: use auto, redfish or ipmi", t.Protocol)
+}
+
+func (d Dialer) redfish(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	driver, err := redfish.Dial(ctx, t, d.Now)
+	if err != nil {
+		return nil, err
+	}
+	return driver, nil
+}
+
+func (d Dialer) ipmi(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	driver, err := ipmi.Dial(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return driver, nil
+}
+
+// auto finds out what the BMC speaks.
+func (d Dialer) auto(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	first, err := d.firstOf(ctx, t)
+	if err == nil {
+		return &both{Driver: first, second: func(ctx context.Context) (bmc.Driver, error) { return d.ipmi(ctx, t) }}, nil
+	}
+	if t.TLS.Pin != "" || t.TLS.Roots != nil || !errors.Is(err, bmc.ErrUnsupported) && !errors.Is(err, bmc.ErrUnreachable) {
+		return nil, err
+	}
+	second, ipmiErr := d.ipmi(ctx, t)
+	switch {
+	case ipmiErr == nil:
+		return second, nil
+	case errors.Is(ipmiErr, bmc.ErrUnreachable):
+		return nil, fmt.Errorf("%w: neither Redfish (%v) nor IPMI (%v)", bmc.ErrUnreachable, err, ipmiErr)
+	}
+	return nil, ipmiErr // it speaks IPMI, and says no
+}
+
+// firstOf dials Redfish, in half the time at most, so that some is left for IPMI.
+func (d Dialer) firstOf(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	end, ok := ctx.Deadline()
+	if !ok || t.TLS.Pin != "" || t.TLS.Roots != nil {
+		return d.redfish(ctx, t)
+	}
+	half, cancel := context.WithTimeout(ctx, end.Sub(d.Now())/2)
+	defer cancel()
+	driver, err := d.redfish(half, t)
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", bmc.ErrUnreachable, err)
+	}
+	return driver, err
+}
