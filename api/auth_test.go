@@ -32,7 +32,7 @@ func TestRoles(t *testing.T) {
 				t.Errorf("%s is not in the table", name)
 			}
 			read := strings.HasPrefix(m.Name, "Get") || strings.HasPrefix(m.Name, "List") || strings.HasPrefix(m.Name, "Watch") ||
-				strings.HasPrefix(m.Name, "Follow") || strings.HasPrefix(m.Name, "Explain")
+				strings.HasPrefix(m.Name, "Follow") || strings.HasPrefix(m.Name, "Explain") || strings.HasPrefix(m.Name, "Diff")
 			if !read && role == pb.Role_VIEWER {
 				t.Errorf("a viewer may call %s", name)
 			}

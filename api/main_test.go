@@ -30,6 +30,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/bedplate/bedplate/event"
+	"github.com/bedplate/bedplate/inspection/history"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/store"
@@ -139,7 +140,7 @@ func (r *rig) start() {
 	r.api, err = New(Config{
 		Address: "127.0.0.1:0", TLS: cert.TLS(), Version: "test", DB: r.db, Events: event.New(r.db, rand.Reader, 0),
 		Sealer: sealer, Rand: rand.Reader, Templates: checkFunc(checkTemplate), Workflows: r.flows,
-		Machines: fakeViews{}, Images: r.images, Logger: slog.New(slog.DiscardHandler), Registerer: r.reg,
+		Machines: fakeViews{}, History: history.New(r.db), Images: r.images, Logger: slog.New(slog.DiscardHandler), Registerer: r.reg,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,10 @@ func roles() map[string]pb.Role {
 		pb.MachineService_FollowMachine_FullMethodName:      viewer,
 		pb.MachineService_RetryMachine_FullMethodName:       operator,
 
+		pb.MachineService_ListMachineInventories_FullMethodName: viewer,
+		pb.MachineService_DiffMachineInventories_FullMethodName: viewer,
+		pb.MachineService_ListMachineTests_FullMethodName:       viewer,
+
 		pb.NetworkService_GetNetwork_FullMethodName:    viewer,
 		pb.NetworkService_ListNetworks_FullMethodName:  viewer,
 		pb.NetworkService_CreateNetwork_FullMethodName: operator,

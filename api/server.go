@@ -64,6 +64,7 @@ type Config struct {
 	Images    ImageContent
 	Instances InstanceChecker
 	Rules     RuleChecker
+	History   MachineHistory
 
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil: none.

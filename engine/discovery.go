@@ -27,3 +27,6 @@ func (e *Engine) forgetTimeline(ctx context.Context, name machine.Name) error {
 	}
 	return e.timeline.Forget(ctx, name)
 }
+
+// keepHistory forgets the history of machines that are gone.
+func (e *Engine) keepHistory(ctx context.Context) error { return e.history.Run(ctx, e.log) }

@@ -28,6 +28,7 @@ import (
 	"github.com/bedplate/bedplate/event"
 	"github.com/bedplate/bedplate/images"
 	"github.com/bedplate/bedplate/images/registry"
+	"github.com/bedplate/bedplate/inspection/history"
 	"github.com/bedplate/bedplate/ipxe"
 	"github.com/bedplate/bedplate/lifecycle"
 	"github.com/bedplate/bedplate/machine"
@@ -79,6 +80,7 @@ type Engine struct {
 	agents    *rpc.Server
 	lifecycle *lifecycle.Controller
 	api       *api.Server
+	history   *history.History
 	fleet     *fleet.Fleet
 	jobs      *job.Controller
 
@@ -126,6 +128,7 @@ func (e *Engine) openState() error {
 	e.store = st
 	e.db = &resource.DB{Store: st, Now: e.cfg.Now, NewUID: uuid.NewString}
 	e.events = event.New(e.db, e.cfg.Rand, 0)
+	e.history = history.New(e.db)
 	if err := e.openTrust(dir); err != nil {
 		return errors.Join(err, st.Close())
 	}
@@ -227,6 +230,7 @@ func (e *Engine) buildWorkflows(context.Context) (err error) {
 		Decide: func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error) {
 			return discovery.Decide(rules, m, e.evaluator)
 		},
+		Record: e.history.Ops,
 		Select: func(selector string, m *pb.Machine) (bool, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -263,7 +267,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.keepHistory, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)

@@ -58,6 +58,9 @@ type Config struct {
 	Hooks Hooks
 	// Decide says what the rules make of a discovered machine.
 	Decide func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error)
+	// Record returns what goes on record of a machine's change from before to
+	// after, in its transaction; nil: nothing does.
+	Record func(ctx context.Context, before, after *pb.Machine) ([]store.Op, error)
 	// Erasure makes the signed record of a wipe; its error says which disk is
 	// not shown to be wiped. nil: no records are made.
 	Erasure func(m *pb.Machine, wf *pb.Workflow, operator string) (ErasureRecord, error)

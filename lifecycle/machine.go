@@ -180,6 +180,11 @@ func (c *Controller) record(ctx context.Context, m *pb.Machine, d decision) erro
 		ops = append(ops, c.cfg.Event("Machine", name, "StateChanged", stateName(next.Status.State)+": "+d.cause, bad))
 	}
 	ops = append(ops, d.ops...)
+	recorded, err := c.history(ctx, m, next)
+	if err != nil {
+		return err
+	}
+	ops = append(ops, recorded...)
 	revision, err := c.cfg.DB.Store.Txn(ctx, compares, ops)
 	if err != nil {
 		return err

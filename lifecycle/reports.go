@@ -14,6 +14,7 @@ import (
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/resource/claim"
+	"github.com/bedplate/bedplate/store"
 )
 
 // maxDiscovered bounds how many machines may make themselves known before a
@@ -70,20 +71,49 @@ func (c *Controller) boundDiscovered(ctx context.Context) error {
 	return nil
 }
 
-// Inventory stores what the agent read of a machine's hardware.
+// inventoryAttempts bounds how often an inventory is stored again after
+// somebody else has changed the machine.
+const inventoryAttempts = 64
+
+// Inventory stores what the agent read of a machine's hardware, and puts on
+// record what has changed.
 func (c *Controller) Inventory(ctx context.Context, name machine.Name, inv *pb.Inventory) error {
-	_, err := resource.Update(ctx, c.cfg.DB, string(name), func(m *pb.Machine) error {
-		if m.Status == nil {
-			m.Status = &pb.MachineStatus{}
+	for range inventoryAttempts {
+		if err := c.storeInventory(ctx, string(name), inv); !errors.Is(err, store.ErrConflict) {
+			return err
 		}
-		merged, _ := inspection.Merge(inv, m.Status.BmcInventory)
-		if sameHardware(m.Status.Inventory, merged) {
-			return resource.ErrUnchanged
-		}
-		m.Status.Inventory, m.Status.InspectTime = merged, timestamppb.New(c.cfg.Now())
+	}
+	return fmt.Errorf("storing the inventory of machine/%s: %w", name, store.ErrConflict)
+}
+
+func (c *Controller) storeInventory(ctx context.Context, name string, inv *pb.Inventory) error {
+	m, err := resource.Get[*pb.Machine](ctx, c.cfg.DB, name)
+	if err != nil {
+		return err
+	}
+	merged, _ := inspection.Merge(inv, m.GetStatus().GetBmcInventory())
+	if sameHardware(m.GetStatus().GetInventory(), merged) {
 		return nil
-	})
-	return err
+	}
+	next := cloneOf(m)
+	if next.Status == nil {
+		next.Status = &pb.MachineStatus{}
+	}
+	next.Status.Inventory, next.Status.InspectTime = merged, timestamppb.New(c.cfg.Now())
+	resource.Stamp(c.cfg.DB, next)
+	ops, err := c.history(ctx, m, next)
+	if err != nil {
+		return err
+	}
+	return c.commit(ctx, []store.Compare{resource.Unchanged(m)}, append(ops, resource.Put(next))...)
+}
+
+// history returns what goes on record of a change of a machine.
+func (c *Controller) history(ctx context.Context, before, after *pb.Machine) ([]store.Op, error) {
+	if c.cfg.Record == nil {
+		return nil, nil
+	}
+	return c.cfg.Record(ctx, before, after)
 }
 
 // sameHardware compares two inventories without the time they were read at.

@@ -69,6 +69,8 @@ var allowed = map[string][]string{
 	// thought of their hardware.
 	"discovery":  {"proto", "machine", "resource", "store"},
 	"inspection": {"proto"},
+	// The history of hardware and tests is in the store.
+	"inspection/history": {"inspection", "proto", "resource", "store"},
 
 	// The control plane.
 	"timeline":  {"machine", "proto", "store"},

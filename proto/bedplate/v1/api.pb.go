@@ -24,6 +24,367 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ListMachineInventoriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Return the inventories as well, not only when and how they changed.
+	Full bool `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
+	// At most 32; 0: 32. Large inventories make a page shorter.
+	PageSize      int32  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineInventoriesRequest) Reset() {
+	*x = ListMachineInventoriesRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineInventoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineInventoriesRequest) ProtoMessage() {}
+
+func (x *ListMachineInventoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineInventoriesRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineInventoriesRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ListMachineInventoriesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListMachineInventoriesRequest) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *ListMachineInventoriesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListMachineInventoriesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListMachineInventoriesResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records []*InventoryRecord     `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineInventoriesResponse) Reset() {
+	*x = ListMachineInventoriesResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineInventoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineInventoriesResponse) ProtoMessage() {}
+
+func (x *ListMachineInventoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineInventoriesResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineInventoriesResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListMachineInventoriesResponse) GetRecords() []*InventoryRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *ListMachineInventoriesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type DiffMachineInventoriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A record by its number, or a time such as 2026-01-02T15:04:05Z: what the hardware was then. Empty: the record before `to`.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// The same. Empty: the newest record.
+	To            string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffMachineInventoriesRequest) Reset() {
+	*x = DiffMachineInventoriesRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffMachineInventoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffMachineInventoriesRequest) ProtoMessage() {}
+
+func (x *DiffMachineInventoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffMachineInventoriesRequest.ProtoReflect.Descriptor instead.
+func (*DiffMachineInventoriesRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DiffMachineInventoriesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiffMachineInventoriesRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *DiffMachineInventoriesRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type DiffMachineInventoriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The records that were compared, without their inventories.
+	From *InventoryRecord `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To   *InventoryRecord `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// `want` is how it was in the first, `got` how it is in the second.
+	Differences   []*Difference `protobuf:"bytes,3,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffMachineInventoriesResponse) Reset() {
+	*x = DiffMachineInventoriesResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffMachineInventoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffMachineInventoriesResponse) ProtoMessage() {}
+
+func (x *DiffMachineInventoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffMachineInventoriesResponse.ProtoReflect.Descriptor instead.
+func (*DiffMachineInventoriesResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DiffMachineInventoriesResponse) GetFrom() *InventoryRecord {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *DiffMachineInventoriesResponse) GetTo() *InventoryRecord {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *DiffMachineInventoriesResponse) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+type ListMachineTestsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// At most 32; 0: 32. Many results make a page shorter.
+	PageSize      int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineTestsRequest) Reset() {
+	*x = ListMachineTestsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineTestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineTestsRequest) ProtoMessage() {}
+
+func (x *ListMachineTestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineTestsRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineTestsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListMachineTestsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListMachineTestsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListMachineTestsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListMachineTestsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Runs  []*TestRun             `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineTestsResponse) Reset() {
+	*x = ListMachineTestsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineTestsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineTestsResponse) ProtoMessage() {}
+
+func (x *ListMachineTestsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineTestsResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineTestsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListMachineTestsResponse) GetRuns() []*TestRun {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *ListMachineTestsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 type RetryMachineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -33,7 +394,7 @@ type RetryMachineRequest struct {
 
 func (x *RetryMachineRequest) Reset() {
 	*x = RetryMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	mi := &file_bedplate_v1_api_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -45,7 +406,7 @@ func (x *RetryMachineRequest) String() string {
 func (*RetryMachineRequest) ProtoMessage() {}
 
 func (x *RetryMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[0]
+	mi := &file_bedplate_v1_api_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -58,7 +419,7 @@ func (x *RetryMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryMachineRequest.ProtoReflect.Descriptor instead.
 func (*RetryMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{0}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RetryMachineRequest) GetName() string {
@@ -77,7 +438,7 @@ type GetMachineRequest struct {
 
 func (x *GetMachineRequest) Reset() {
 	*x = GetMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[1]
+	mi := &file_bedplate_v1_api_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -89,7 +450,7 @@ func (x *GetMachineRequest) String() string {
 func (*GetMachineRequest) ProtoMessage() {}
 
 func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[1]
+	mi := &file_bedplate_v1_api_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -102,7 +463,7 @@ func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{1}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetMachineRequest) GetName() string {
@@ -125,7 +486,7 @@ type ListMachinesRequest struct {
 
 func (x *ListMachinesRequest) Reset() {
 	*x = ListMachinesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[2]
+	mi := &file_bedplate_v1_api_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -137,7 +498,7 @@ func (x *ListMachinesRequest) String() string {
 func (*ListMachinesRequest) ProtoMessage() {}
 
 func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[2]
+	mi := &file_bedplate_v1_api_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -150,7 +511,7 @@ func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesRequest.ProtoReflect.Descriptor instead.
 func (*ListMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{2}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListMachinesRequest) GetPageSize() int32 {
@@ -187,7 +548,7 @@ type ListMachinesResponse struct {
 
 func (x *ListMachinesResponse) Reset() {
 	*x = ListMachinesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[3]
+	mi := &file_bedplate_v1_api_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +560,7 @@ func (x *ListMachinesResponse) String() string {
 func (*ListMachinesResponse) ProtoMessage() {}
 
 func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[3]
+	mi := &file_bedplate_v1_api_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +573,7 @@ func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{3}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListMachinesResponse) GetMachines() []*Machine {
@@ -249,7 +610,7 @@ type CreateMachineRequest struct {
 
 func (x *CreateMachineRequest) Reset() {
 	*x = CreateMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[4]
+	mi := &file_bedplate_v1_api_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +622,7 @@ func (x *CreateMachineRequest) String() string {
 func (*CreateMachineRequest) ProtoMessage() {}
 
 func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[4]
+	mi := &file_bedplate_v1_api_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +635,7 @@ func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{4}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateMachineRequest) GetMachine() *Machine {
@@ -310,7 +671,7 @@ type UpdateMachineRequest struct {
 
 func (x *UpdateMachineRequest) Reset() {
 	*x = UpdateMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[5]
+	mi := &file_bedplate_v1_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +683,7 @@ func (x *UpdateMachineRequest) String() string {
 func (*UpdateMachineRequest) ProtoMessage() {}
 
 func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[5]
+	mi := &file_bedplate_v1_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +696,7 @@ func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMachineRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{5}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateMachineRequest) GetMachine() *Machine {
@@ -370,7 +731,7 @@ type DeleteMachineRequest struct {
 
 func (x *DeleteMachineRequest) Reset() {
 	*x = DeleteMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	mi := &file_bedplate_v1_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +743,7 @@ func (x *DeleteMachineRequest) String() string {
 func (*DeleteMachineRequest) ProtoMessage() {}
 
 func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	mi := &file_bedplate_v1_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +756,7 @@ func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMachineRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{6}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteMachineRequest) GetName() string {
@@ -425,7 +786,7 @@ type WatchMachinesRequest struct {
 
 func (x *WatchMachinesRequest) Reset() {
 	*x = WatchMachinesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	mi := &file_bedplate_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +798,7 @@ func (x *WatchMachinesRequest) String() string {
 func (*WatchMachinesRequest) ProtoMessage() {}
 
 func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	mi := &file_bedplate_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +811,7 @@ func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMachinesRequest.ProtoReflect.Descriptor instead.
 func (*WatchMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{7}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchMachinesRequest) GetName() string {
@@ -485,7 +846,7 @@ type WatchMachinesResponse struct {
 
 func (x *WatchMachinesResponse) Reset() {
 	*x = WatchMachinesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	mi := &file_bedplate_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +858,7 @@ func (x *WatchMachinesResponse) String() string {
 func (*WatchMachinesResponse) ProtoMessage() {}
 
 func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	mi := &file_bedplate_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +871,7 @@ func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{8}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchMachinesResponse) GetType() ChangeType {
@@ -543,7 +904,7 @@ type ExplainMachineRequest struct {
 
 func (x *ExplainMachineRequest) Reset() {
 	*x = ExplainMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	mi := &file_bedplate_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +916,7 @@ func (x *ExplainMachineRequest) String() string {
 func (*ExplainMachineRequest) ProtoMessage() {}
 
 func (x *ExplainMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	mi := &file_bedplate_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +929,7 @@ func (x *ExplainMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMachineRequest.ProtoReflect.Descriptor instead.
 func (*ExplainMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{9}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExplainMachineRequest) GetName() string {
@@ -597,7 +958,7 @@ type ExplainMachineResponse struct {
 
 func (x *ExplainMachineResponse) Reset() {
 	*x = ExplainMachineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[10]
+	mi := &file_bedplate_v1_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +970,7 @@ func (x *ExplainMachineResponse) String() string {
 func (*ExplainMachineResponse) ProtoMessage() {}
 
 func (x *ExplainMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[10]
+	mi := &file_bedplate_v1_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +983,7 @@ func (x *ExplainMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMachineResponse.ProtoReflect.Descriptor instead.
 func (*ExplainMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{10}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExplainMachineResponse) GetMachine() *Machine {
@@ -683,7 +1044,7 @@ type FollowMachineRequest struct {
 
 func (x *FollowMachineRequest) Reset() {
 	*x = FollowMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[11]
+	mi := &file_bedplate_v1_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +1056,7 @@ func (x *FollowMachineRequest) String() string {
 func (*FollowMachineRequest) ProtoMessage() {}
 
 func (x *FollowMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[11]
+	mi := &file_bedplate_v1_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +1069,7 @@ func (x *FollowMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowMachineRequest.ProtoReflect.Descriptor instead.
 func (*FollowMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FollowMachineRequest) GetName() string {
@@ -732,7 +1093,7 @@ type FollowMachineResponse struct {
 
 func (x *FollowMachineResponse) Reset() {
 	*x = FollowMachineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[12]
+	mi := &file_bedplate_v1_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +1105,7 @@ func (x *FollowMachineResponse) String() string {
 func (*FollowMachineResponse) ProtoMessage() {}
 
 func (x *FollowMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[12]
+	mi := &file_bedplate_v1_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +1118,7 @@ func (x *FollowMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowMachineResponse.ProtoReflect.Descriptor instead.
 func (*FollowMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FollowMachineResponse) GetEvent() isFollowMachineResponse_Event {
@@ -827,7 +1188,7 @@ type GetMachineTimelineRequest struct {
 
 func (x *GetMachineTimelineRequest) Reset() {
 	*x = GetMachineTimelineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[13]
+	mi := &file_bedplate_v1_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1200,7 @@ func (x *GetMachineTimelineRequest) String() string {
 func (*GetMachineTimelineRequest) ProtoMessage() {}
 
 func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[13]
+	mi := &file_bedplate_v1_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1213,7 @@ func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetMachineTimelineRequest) GetName() string {
@@ -871,7 +1232,7 @@ type GetMachineTimelineResponse struct {
 
 func (x *GetMachineTimelineResponse) Reset() {
 	*x = GetMachineTimelineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[14]
+	mi := &file_bedplate_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1244,7 @@ func (x *GetMachineTimelineResponse) String() string {
 func (*GetMachineTimelineResponse) ProtoMessage() {}
 
 func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[14]
+	mi := &file_bedplate_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1257,7 @@ func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineResponse.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetMachineTimelineResponse) GetPhases() []*Phase {
@@ -915,7 +1276,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[15]
+	mi := &file_bedplate_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1288,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[15]
+	mi := &file_bedplate_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1301,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -963,7 +1324,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[16]
+	mi := &file_bedplate_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1336,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[16]
+	mi := &file_bedplate_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1349,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -1025,7 +1386,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[17]
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1398,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[17]
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1411,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1087,7 +1448,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[18]
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1460,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[18]
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1473,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateNetworkRequest) GetNetwork() *Network {
@@ -1148,7 +1509,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[19]
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1521,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[19]
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1534,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{19}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1208,7 +1569,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[20]
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1581,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[20]
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1594,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{20}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1263,7 +1624,7 @@ type WatchNetworksRequest struct {
 
 func (x *WatchNetworksRequest) Reset() {
 	*x = WatchNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[21]
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1636,7 @@ func (x *WatchNetworksRequest) String() string {
 func (*WatchNetworksRequest) ProtoMessage() {}
 
 func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[21]
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1649,7 @@ func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksRequest.ProtoReflect.Descriptor instead.
 func (*WatchNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{21}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchNetworksRequest) GetName() string {
@@ -1323,7 +1684,7 @@ type WatchNetworksResponse struct {
 
 func (x *WatchNetworksResponse) Reset() {
 	*x = WatchNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[22]
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1696,7 @@ func (x *WatchNetworksResponse) String() string {
 func (*WatchNetworksResponse) ProtoMessage() {}
 
 func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[22]
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1709,7 @@ func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksResponse.ProtoReflect.Descriptor instead.
 func (*WatchNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchNetworksResponse) GetType() ChangeType {
@@ -1381,7 +1742,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1754,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1767,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -1429,7 +1790,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1802,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1815,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListImagesRequest) GetPageSize() int32 {
@@ -1491,7 +1852,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1864,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1877,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -1553,7 +1914,7 @@ type CreateImageRequest struct {
 
 func (x *CreateImageRequest) Reset() {
 	*x = CreateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1926,7 @@ func (x *CreateImageRequest) String() string {
 func (*CreateImageRequest) ProtoMessage() {}
 
 func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1939,7 @@ func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateImageRequest.ProtoReflect.Descriptor instead.
 func (*CreateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateImageRequest) GetImage() *Image {
@@ -1614,7 +1975,7 @@ type UpdateImageRequest struct {
 
 func (x *UpdateImageRequest) Reset() {
 	*x = UpdateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1987,7 @@ func (x *UpdateImageRequest) String() string {
 func (*UpdateImageRequest) ProtoMessage() {}
 
 func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +2000,7 @@ func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageRequest.ProtoReflect.Descriptor instead.
 func (*UpdateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateImageRequest) GetImage() *Image {
@@ -1674,7 +2035,7 @@ type DeleteImageRequest struct {
 
 func (x *DeleteImageRequest) Reset() {
 	*x = DeleteImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +2047,7 @@ func (x *DeleteImageRequest) String() string {
 func (*DeleteImageRequest) ProtoMessage() {}
 
 func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +2060,7 @@ func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteImageRequest) GetName() string {
@@ -1729,7 +2090,7 @@ type WatchImagesRequest struct {
 
 func (x *WatchImagesRequest) Reset() {
 	*x = WatchImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2102,7 @@ func (x *WatchImagesRequest) String() string {
 func (*WatchImagesRequest) ProtoMessage() {}
 
 func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +2115,7 @@ func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesRequest.ProtoReflect.Descriptor instead.
 func (*WatchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchImagesRequest) GetName() string {
@@ -1789,7 +2150,7 @@ type WatchImagesResponse struct {
 
 func (x *WatchImagesResponse) Reset() {
 	*x = WatchImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +2162,7 @@ func (x *WatchImagesResponse) String() string {
 func (*WatchImagesResponse) ProtoMessage() {}
 
 func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +2175,7 @@ func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesResponse.ProtoReflect.Descriptor instead.
 func (*WatchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchImagesResponse) GetType() ChangeType {
@@ -1851,7 +2212,7 @@ type UploadImageRequest struct {
 
 func (x *UploadImageRequest) Reset() {
 	*x = UploadImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2224,7 @@ func (x *UploadImageRequest) String() string {
 func (*UploadImageRequest) ProtoMessage() {}
 
 func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2237,7 @@ func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageRequest.ProtoReflect.Descriptor instead.
 func (*UploadImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UploadImageRequest) GetPart() isUploadImageRequest_Part {
@@ -1934,7 +2295,7 @@ type UploadImageHeader struct {
 
 func (x *UploadImageHeader) Reset() {
 	*x = UploadImageHeader{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2307,7 @@ func (x *UploadImageHeader) String() string {
 func (*UploadImageHeader) ProtoMessage() {}
 
 func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2320,7 @@ func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageHeader.ProtoReflect.Descriptor instead.
 func (*UploadImageHeader) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UploadImageHeader) GetName() string {
@@ -1992,7 +2353,7 @@ type UploadImageResponse struct {
 
 func (x *UploadImageResponse) Reset() {
 	*x = UploadImageResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2365,7 @@ func (x *UploadImageResponse) String() string {
 func (*UploadImageResponse) ProtoMessage() {}
 
 func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2378,7 @@ func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageResponse.ProtoReflect.Descriptor instead.
 func (*UploadImageResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UploadImageResponse) GetImage() *Image {
@@ -2036,7 +2397,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2409,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2422,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -2084,7 +2445,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2457,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2470,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListTemplatesRequest) GetPageSize() int32 {
@@ -2146,7 +2507,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2519,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2532,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2208,7 +2569,7 @@ type CreateTemplateRequest struct {
 
 func (x *CreateTemplateRequest) Reset() {
 	*x = CreateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2581,7 @@ func (x *CreateTemplateRequest) String() string {
 func (*CreateTemplateRequest) ProtoMessage() {}
 
 func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2594,7 @@ func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateTemplateRequest) GetTemplate() *Template {
@@ -2269,7 +2630,7 @@ type UpdateTemplateRequest struct {
 
 func (x *UpdateTemplateRequest) Reset() {
 	*x = UpdateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2642,7 @@ func (x *UpdateTemplateRequest) String() string {
 func (*UpdateTemplateRequest) ProtoMessage() {}
 
 func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2655,7 @@ func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UpdateTemplateRequest) GetTemplate() *Template {
@@ -2329,7 +2690,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2702,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2715,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -2384,7 +2745,7 @@ type WatchTemplatesRequest struct {
 
 func (x *WatchTemplatesRequest) Reset() {
 	*x = WatchTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2757,7 @@ func (x *WatchTemplatesRequest) String() string {
 func (*WatchTemplatesRequest) ProtoMessage() {}
 
 func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2770,7 @@ func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WatchTemplatesRequest) GetName() string {
@@ -2444,7 +2805,7 @@ type WatchTemplatesResponse struct {
 
 func (x *WatchTemplatesResponse) Reset() {
 	*x = WatchTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2817,7 @@ func (x *WatchTemplatesResponse) String() string {
 func (*WatchTemplatesResponse) ProtoMessage() {}
 
 func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2830,7 @@ func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WatchTemplatesResponse) GetType() ChangeType {
@@ -2502,7 +2863,7 @@ type GetWorkflowRequest struct {
 
 func (x *GetWorkflowRequest) Reset() {
 	*x = GetWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2875,7 @@ func (x *GetWorkflowRequest) String() string {
 func (*GetWorkflowRequest) ProtoMessage() {}
 
 func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2888,7 @@ func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*GetWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetWorkflowRequest) GetName() string {
@@ -2550,7 +2911,7 @@ type ListWorkflowsRequest struct {
 
 func (x *ListWorkflowsRequest) Reset() {
 	*x = ListWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2923,7 @@ func (x *ListWorkflowsRequest) String() string {
 func (*ListWorkflowsRequest) ProtoMessage() {}
 
 func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2936,7 @@ func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListWorkflowsRequest) GetPageSize() int32 {
@@ -2612,7 +2973,7 @@ type ListWorkflowsResponse struct {
 
 func (x *ListWorkflowsResponse) Reset() {
 	*x = ListWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2985,7 @@ func (x *ListWorkflowsResponse) String() string {
 func (*ListWorkflowsResponse) ProtoMessage() {}
 
 func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2998,7 @@ func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListWorkflowsResponse) GetWorkflows() []*Workflow {
@@ -2674,7 +3035,7 @@ type CreateWorkflowRequest struct {
 
 func (x *CreateWorkflowRequest) Reset() {
 	*x = CreateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +3047,7 @@ func (x *CreateWorkflowRequest) String() string {
 func (*CreateWorkflowRequest) ProtoMessage() {}
 
 func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +3060,7 @@ func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CreateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CreateWorkflowRequest) GetWorkflow() *Workflow {
@@ -2735,7 +3096,7 @@ type UpdateWorkflowRequest struct {
 
 func (x *UpdateWorkflowRequest) Reset() {
 	*x = UpdateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +3108,7 @@ func (x *UpdateWorkflowRequest) String() string {
 func (*UpdateWorkflowRequest) ProtoMessage() {}
 
 func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +3121,7 @@ func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UpdateWorkflowRequest) GetWorkflow() *Workflow {
@@ -2795,7 +3156,7 @@ type DeleteWorkflowRequest struct {
 
 func (x *DeleteWorkflowRequest) Reset() {
 	*x = DeleteWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +3168,7 @@ func (x *DeleteWorkflowRequest) String() string {
 func (*DeleteWorkflowRequest) ProtoMessage() {}
 
 func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +3181,7 @@ func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteWorkflowRequest) GetName() string {
@@ -2850,7 +3211,7 @@ type WatchWorkflowsRequest struct {
 
 func (x *WatchWorkflowsRequest) Reset() {
 	*x = WatchWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +3223,7 @@ func (x *WatchWorkflowsRequest) String() string {
 func (*WatchWorkflowsRequest) ProtoMessage() {}
 
 func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +3236,7 @@ func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WatchWorkflowsRequest) GetName() string {
@@ -2910,7 +3271,7 @@ type WatchWorkflowsResponse struct {
 
 func (x *WatchWorkflowsResponse) Reset() {
 	*x = WatchWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3283,7 @@ func (x *WatchWorkflowsResponse) String() string {
 func (*WatchWorkflowsResponse) ProtoMessage() {}
 
 func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3296,7 @@ func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchWorkflowsResponse) GetType() ChangeType {
@@ -2972,7 +3333,7 @@ type FollowWorkflowRequest struct {
 
 func (x *FollowWorkflowRequest) Reset() {
 	*x = FollowWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2984,7 +3345,7 @@ func (x *FollowWorkflowRequest) String() string {
 func (*FollowWorkflowRequest) ProtoMessage() {}
 
 func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2997,7 +3358,7 @@ func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FollowWorkflowRequest) GetName() string {
@@ -3035,7 +3396,7 @@ type FollowWorkflowResponse struct {
 
 func (x *FollowWorkflowResponse) Reset() {
 	*x = FollowWorkflowResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3408,7 @@ func (x *FollowWorkflowResponse) String() string {
 func (*FollowWorkflowResponse) ProtoMessage() {}
 
 func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3421,7 @@ func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowResponse.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FollowWorkflowResponse) GetEvent() isFollowWorkflowResponse_Event {
@@ -3130,7 +3491,7 @@ type StepProgress struct {
 
 func (x *StepProgress) Reset() {
 	*x = StepProgress{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3503,7 @@ func (x *StepProgress) String() string {
 func (*StepProgress) ProtoMessage() {}
 
 func (x *StepProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3516,7 @@ func (x *StepProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepProgress.ProtoReflect.Descriptor instead.
 func (*StepProgress) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StepProgress) GetStep() string {
@@ -3182,7 +3543,7 @@ type CancelWorkflowRequest struct {
 
 func (x *CancelWorkflowRequest) Reset() {
 	*x = CancelWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3555,7 @@ func (x *CancelWorkflowRequest) String() string {
 func (*CancelWorkflowRequest) ProtoMessage() {}
 
 func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3568,7 @@ func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CancelWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CancelWorkflowRequest) GetName() string {
@@ -3235,7 +3596,7 @@ type RetryWorkflowRequest struct {
 
 func (x *RetryWorkflowRequest) Reset() {
 	*x = RetryWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3608,7 @@ func (x *RetryWorkflowRequest) String() string {
 func (*RetryWorkflowRequest) ProtoMessage() {}
 
 func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3621,7 @@ func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*RetryWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RetryWorkflowRequest) GetName() string {
@@ -3289,7 +3650,7 @@ type ApproveWorkflowRequest struct {
 
 func (x *ApproveWorkflowRequest) Reset() {
 	*x = ApproveWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3301,7 +3662,7 @@ func (x *ApproveWorkflowRequest) String() string {
 func (*ApproveWorkflowRequest) ProtoMessage() {}
 
 func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3314,7 +3675,7 @@ func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*ApproveWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ApproveWorkflowRequest) GetName() string {
@@ -3349,7 +3710,7 @@ type ReinstallInstanceRequest struct {
 
 func (x *ReinstallInstanceRequest) Reset() {
 	*x = ReinstallInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3722,7 @@ func (x *ReinstallInstanceRequest) String() string {
 func (*ReinstallInstanceRequest) ProtoMessage() {}
 
 func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3735,7 @@ func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReinstallInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ReinstallInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ReinstallInstanceRequest) GetName() string {
@@ -3400,7 +3761,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3773,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3786,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetInstanceRequest) GetName() string {
@@ -3448,7 +3809,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3821,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3834,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListInstancesRequest) GetPageSize() int32 {
@@ -3510,7 +3871,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3522,7 +3883,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3535,7 +3896,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3572,7 +3933,7 @@ type CreateInstanceRequest struct {
 
 func (x *CreateInstanceRequest) Reset() {
 	*x = CreateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +3945,7 @@ func (x *CreateInstanceRequest) String() string {
 func (*CreateInstanceRequest) ProtoMessage() {}
 
 func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +3958,7 @@ func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*CreateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CreateInstanceRequest) GetInstance() *Instance {
@@ -3633,7 +3994,7 @@ type UpdateInstanceRequest struct {
 
 func (x *UpdateInstanceRequest) Reset() {
 	*x = UpdateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3645,7 +4006,7 @@ func (x *UpdateInstanceRequest) String() string {
 func (*UpdateInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3658,7 +4019,7 @@ func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *UpdateInstanceRequest) GetInstance() *Instance {
@@ -3693,7 +4054,7 @@ type DeleteInstanceRequest struct {
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +4066,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +4079,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -3748,7 +4109,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +4121,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +4134,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *WatchInstancesRequest) GetName() string {
@@ -3808,7 +4169,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +4181,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +4194,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WatchInstancesResponse) GetType() ChangeType {
@@ -3866,7 +4227,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +4239,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3891,7 +4252,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *GetTokenRequest) GetName() string {
@@ -3914,7 +4275,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3926,7 +4287,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3939,7 +4300,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -3976,7 +4337,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4349,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4362,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -4038,7 +4399,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4050,7 +4411,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4063,7 +4424,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -4099,7 +4460,7 @@ type UpdateTokenRequest struct {
 
 func (x *UpdateTokenRequest) Reset() {
 	*x = UpdateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4111,7 +4472,7 @@ func (x *UpdateTokenRequest) String() string {
 func (*UpdateTokenRequest) ProtoMessage() {}
 
 func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4124,7 +4485,7 @@ func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTokenRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *UpdateTokenRequest) GetToken() *Token {
@@ -4159,7 +4520,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4171,7 +4532,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4184,7 +4545,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *DeleteTokenRequest) GetName() string {
@@ -4214,7 +4575,7 @@ type WatchTokensRequest struct {
 
 func (x *WatchTokensRequest) Reset() {
 	*x = WatchTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4587,7 @@ func (x *WatchTokensRequest) String() string {
 func (*WatchTokensRequest) ProtoMessage() {}
 
 func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4600,7 @@ func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *WatchTokensRequest) GetName() string {
@@ -4274,7 +4635,7 @@ type WatchTokensResponse struct {
 
 func (x *WatchTokensResponse) Reset() {
 	*x = WatchTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4286,7 +4647,7 @@ func (x *WatchTokensResponse) String() string {
 func (*WatchTokensResponse) ProtoMessage() {}
 
 func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4299,7 +4660,7 @@ func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensResponse.ProtoReflect.Descriptor instead.
 func (*WatchTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *WatchTokensResponse) GetType() ChangeType {
@@ -4332,7 +4693,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4344,7 +4705,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4357,7 +4718,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -4380,7 +4741,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4392,7 +4753,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4405,7 +4766,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -4442,7 +4803,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4454,7 +4815,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4467,7 +4828,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -4504,7 +4865,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4516,7 +4877,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4529,7 +4890,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CreateSecretRequest) GetSecret() *Secret {
@@ -4565,7 +4926,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4577,7 +4938,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4590,7 +4951,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *UpdateSecretRequest) GetSecret() *Secret {
@@ -4625,7 +4986,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4637,7 +4998,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4650,7 +5011,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -4680,7 +5041,7 @@ type WatchSecretsRequest struct {
 
 func (x *WatchSecretsRequest) Reset() {
 	*x = WatchSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4692,7 +5053,7 @@ func (x *WatchSecretsRequest) String() string {
 func (*WatchSecretsRequest) ProtoMessage() {}
 
 func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4705,7 +5066,7 @@ func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *WatchSecretsRequest) GetName() string {
@@ -4740,7 +5101,7 @@ type WatchSecretsResponse struct {
 
 func (x *WatchSecretsResponse) Reset() {
 	*x = WatchSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4752,7 +5113,7 @@ func (x *WatchSecretsResponse) String() string {
 func (*WatchSecretsResponse) ProtoMessage() {}
 
 func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4765,7 +5126,7 @@ func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *WatchSecretsResponse) GetType() ChangeType {
@@ -4800,7 +5161,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4812,7 +5173,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4825,7 +5186,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -4851,7 +5212,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4863,7 +5224,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4876,7 +5237,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -4899,7 +5260,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4911,7 +5272,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4924,7 +5285,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ListPoolsRequest) GetPageSize() int32 {
@@ -4961,7 +5322,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4973,7 +5334,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4986,7 +5347,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -5023,7 +5384,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5396,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5409,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *CreatePoolRequest) GetPool() *Pool {
@@ -5084,7 +5445,7 @@ type UpdatePoolRequest struct {
 
 func (x *UpdatePoolRequest) Reset() {
 	*x = UpdatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5096,7 +5457,7 @@ func (x *UpdatePoolRequest) String() string {
 func (*UpdatePoolRequest) ProtoMessage() {}
 
 func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5109,7 +5470,7 @@ func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *UpdatePoolRequest) GetPool() *Pool {
@@ -5144,7 +5505,7 @@ type DeletePoolRequest struct {
 
 func (x *DeletePoolRequest) Reset() {
 	*x = DeletePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5156,7 +5517,7 @@ func (x *DeletePoolRequest) String() string {
 func (*DeletePoolRequest) ProtoMessage() {}
 
 func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5169,7 +5530,7 @@ func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
 func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *DeletePoolRequest) GetName() string {
@@ -5199,7 +5560,7 @@ type WatchPoolsRequest struct {
 
 func (x *WatchPoolsRequest) Reset() {
 	*x = WatchPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5211,7 +5572,7 @@ func (x *WatchPoolsRequest) String() string {
 func (*WatchPoolsRequest) ProtoMessage() {}
 
 func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5224,7 +5585,7 @@ func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *WatchPoolsRequest) GetName() string {
@@ -5259,7 +5620,7 @@ type WatchPoolsResponse struct {
 
 func (x *WatchPoolsResponse) Reset() {
 	*x = WatchPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5271,7 +5632,7 @@ func (x *WatchPoolsResponse) String() string {
 func (*WatchPoolsResponse) ProtoMessage() {}
 
 func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5284,7 +5645,7 @@ func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *WatchPoolsResponse) GetType() ChangeType {
@@ -5317,7 +5678,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5329,7 +5690,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5342,7 +5703,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GetRuleRequest) GetName() string {
@@ -5365,7 +5726,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5377,7 +5738,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5390,7 +5751,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ListRulesRequest) GetPageSize() int32 {
@@ -5427,7 +5788,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5439,7 +5800,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5452,7 +5813,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ListRulesResponse) GetRules() []*Rule {
@@ -5489,7 +5850,7 @@ type CreateRuleRequest struct {
 
 func (x *CreateRuleRequest) Reset() {
 	*x = CreateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5501,7 +5862,7 @@ func (x *CreateRuleRequest) String() string {
 func (*CreateRuleRequest) ProtoMessage() {}
 
 func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5514,7 +5875,7 @@ func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *CreateRuleRequest) GetRule() *Rule {
@@ -5550,7 +5911,7 @@ type UpdateRuleRequest struct {
 
 func (x *UpdateRuleRequest) Reset() {
 	*x = UpdateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5562,7 +5923,7 @@ func (x *UpdateRuleRequest) String() string {
 func (*UpdateRuleRequest) ProtoMessage() {}
 
 func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5575,7 +5936,7 @@ func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *UpdateRuleRequest) GetRule() *Rule {
@@ -5610,7 +5971,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5622,7 +5983,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5635,7 +5996,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *DeleteRuleRequest) GetName() string {
@@ -5665,7 +6026,7 @@ type WatchRulesRequest struct {
 
 func (x *WatchRulesRequest) Reset() {
 	*x = WatchRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5677,7 +6038,7 @@ func (x *WatchRulesRequest) String() string {
 func (*WatchRulesRequest) ProtoMessage() {}
 
 func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5690,7 +6051,7 @@ func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *WatchRulesRequest) GetName() string {
@@ -5725,7 +6086,7 @@ type WatchRulesResponse struct {
 
 func (x *WatchRulesResponse) Reset() {
 	*x = WatchRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5737,7 +6098,7 @@ func (x *WatchRulesResponse) String() string {
 func (*WatchRulesResponse) ProtoMessage() {}
 
 func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5750,7 +6111,7 @@ func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *WatchRulesResponse) GetType() ChangeType {
@@ -5783,7 +6144,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5795,7 +6156,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5808,7 +6169,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -5831,7 +6192,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5843,7 +6204,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5856,7 +6217,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ListJobsRequest) GetPageSize() int32 {
@@ -5893,7 +6254,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5905,7 +6266,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5918,7 +6279,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -5955,7 +6316,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5967,7 +6328,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5980,7 +6341,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -6016,7 +6377,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6028,7 +6389,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6041,7 +6402,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *UpdateJobRequest) GetJob() *Job {
@@ -6076,7 +6437,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6088,7 +6449,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6101,7 +6462,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -6131,7 +6492,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6143,7 +6504,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6156,7 +6517,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *WatchJobsRequest) GetName() string {
@@ -6191,7 +6552,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6203,7 +6564,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6216,7 +6577,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *WatchJobsResponse) GetType() ChangeType {
@@ -6251,7 +6612,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6263,7 +6624,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6276,7 +6637,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -6306,7 +6667,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6318,7 +6679,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6331,7 +6692,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -6372,7 +6733,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6384,7 +6745,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6397,7 +6758,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -6424,7 +6785,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6436,7 +6797,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6449,7 +6810,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -6475,7 +6836,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6487,7 +6848,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6500,7 +6861,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -6518,7 +6879,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6530,7 +6891,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6543,7 +6904,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
 }
 
 type GetServerInfoResponse struct {
@@ -6559,7 +6920,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6571,7 +6932,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6584,7 +6945,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -6619,7 +6980,32 @@ var File_bedplate_v1_api_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n" +
+	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
+	"\x1dListMachineInventoriesRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04full\x18\x02 \x01(\bR\x04full\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\x80\x01\n" +
+	"\x1eListMachineInventoriesResponse\x126\n" +
+	"\arecords\x18\x01 \x03(\v2\x1c.bedplate.v1.InventoryRecordR\arecords\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"W\n" +
+	"\x1dDiffMachineInventoriesRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\"\xbb\x01\n" +
+	"\x1eDiffMachineInventoriesResponse\x120\n" +
+	"\x04from\x18\x01 \x01(\v2\x1c.bedplate.v1.InventoryRecordR\x04from\x12,\n" +
+	"\x02to\x18\x02 \x01(\v2\x1c.bedplate.v1.InventoryRecordR\x02to\x129\n" +
+	"\vdifferences\x18\x03 \x03(\v2\x17.bedplate.v1.DifferenceR\vdifferences\"i\n" +
+	"\x17ListMachineTestsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"l\n" +
+	"\x18ListMachineTestsResponse\x12(\n" +
+	"\x04runs\x18\x01 \x03(\v2\x14.bedplate.v1.TestRunR\x04runs\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n" +
 	"\x13RetryMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"'\n" +
 	"\x11GetMachineRequest\x12\x12\n" +
@@ -7050,7 +7436,7 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12%\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x11.bedplate.v1.RoleR\x04role\x129\n" +
 	"\n" +
-	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\x9f\t\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\xe0\f\n" +
 	"\x0eMachineService\x12_\n" +
 	"\n" +
 	"GetMachine\x12\x1e.bedplate.v1.GetMachineRequest\x1a\x14.bedplate.v1.Machine\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/machines/{name}\x12i\n" +
@@ -7062,7 +7448,10 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x0eExplainMachine\x12\".bedplate.v1.ExplainMachineRequest\x1a#.bedplate.v1.ExplainMachineResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/machines/{name}:explain\x12\x8b\x01\n" +
 	"\x12GetMachineTimeline\x12&.bedplate.v1.GetMachineTimelineRequest\x1a'.bedplate.v1.GetMachineTimelineResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/machines/{name}:timeline\x12|\n" +
 	"\rFollowMachine\x12!.bedplate.v1.FollowMachineRequest\x1a\".bedplate.v1.FollowMachineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/machines/{name}:follow0\x01\x12l\n" +
-	"\fRetryMachine\x12 .bedplate.v1.RetryMachineRequest\x1a\x14.bedplate.v1.Machine\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/machines/{name}:retry2\xa5\x05\n" +
+	"\fRetryMachine\x12 .bedplate.v1.RetryMachineRequest\x1a\x14.bedplate.v1.Machine\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/machines/{name}:retry\x12\x9a\x01\n" +
+	"\x16ListMachineInventories\x12*.bedplate.v1.ListMachineInventoriesRequest\x1a+.bedplate.v1.ListMachineInventoriesResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/machines/{name}:inventories\x12\x9c\x01\n" +
+	"\x16DiffMachineInventories\x12*.bedplate.v1.DiffMachineInventoriesRequest\x1a+.bedplate.v1.DiffMachineInventoriesResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/machines/{name}:inventoryDiff\x12\x82\x01\n" +
+	"\x10ListMachineTests\x12$.bedplate.v1.ListMachineTestsRequest\x1a%.bedplate.v1.ListMachineTestsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/machines/{name}:tests2\xa5\x05\n" +
 	"\x0eNetworkService\x12_\n" +
 	"\n" +
 	"GetNetwork\x12\x1e.bedplate.v1.GetNetworkRequest\x1a\x14.bedplate.v1.Network\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/networks/{name}\x12i\n" +
@@ -7178,382 +7567,402 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 113)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
 var file_bedplate_v1_api_proto_goTypes = []any{
-	(*RetryMachineRequest)(nil),        // 0: bedplate.v1.RetryMachineRequest
-	(*GetMachineRequest)(nil),          // 1: bedplate.v1.GetMachineRequest
-	(*ListMachinesRequest)(nil),        // 2: bedplate.v1.ListMachinesRequest
-	(*ListMachinesResponse)(nil),       // 3: bedplate.v1.ListMachinesResponse
-	(*CreateMachineRequest)(nil),       // 4: bedplate.v1.CreateMachineRequest
-	(*UpdateMachineRequest)(nil),       // 5: bedplate.v1.UpdateMachineRequest
-	(*DeleteMachineRequest)(nil),       // 6: bedplate.v1.DeleteMachineRequest
-	(*WatchMachinesRequest)(nil),       // 7: bedplate.v1.WatchMachinesRequest
-	(*WatchMachinesResponse)(nil),      // 8: bedplate.v1.WatchMachinesResponse
-	(*ExplainMachineRequest)(nil),      // 9: bedplate.v1.ExplainMachineRequest
-	(*ExplainMachineResponse)(nil),     // 10: bedplate.v1.ExplainMachineResponse
-	(*FollowMachineRequest)(nil),       // 11: bedplate.v1.FollowMachineRequest
-	(*FollowMachineResponse)(nil),      // 12: bedplate.v1.FollowMachineResponse
-	(*GetMachineTimelineRequest)(nil),  // 13: bedplate.v1.GetMachineTimelineRequest
-	(*GetMachineTimelineResponse)(nil), // 14: bedplate.v1.GetMachineTimelineResponse
-	(*GetNetworkRequest)(nil),          // 15: bedplate.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),        // 16: bedplate.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),       // 17: bedplate.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),       // 18: bedplate.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),       // 19: bedplate.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),       // 20: bedplate.v1.DeleteNetworkRequest
-	(*WatchNetworksRequest)(nil),       // 21: bedplate.v1.WatchNetworksRequest
-	(*WatchNetworksResponse)(nil),      // 22: bedplate.v1.WatchNetworksResponse
-	(*GetImageRequest)(nil),            // 23: bedplate.v1.GetImageRequest
-	(*ListImagesRequest)(nil),          // 24: bedplate.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),         // 25: bedplate.v1.ListImagesResponse
-	(*CreateImageRequest)(nil),         // 26: bedplate.v1.CreateImageRequest
-	(*UpdateImageRequest)(nil),         // 27: bedplate.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),         // 28: bedplate.v1.DeleteImageRequest
-	(*WatchImagesRequest)(nil),         // 29: bedplate.v1.WatchImagesRequest
-	(*WatchImagesResponse)(nil),        // 30: bedplate.v1.WatchImagesResponse
-	(*UploadImageRequest)(nil),         // 31: bedplate.v1.UploadImageRequest
-	(*UploadImageHeader)(nil),          // 32: bedplate.v1.UploadImageHeader
-	(*UploadImageResponse)(nil),        // 33: bedplate.v1.UploadImageResponse
-	(*GetTemplateRequest)(nil),         // 34: bedplate.v1.GetTemplateRequest
-	(*ListTemplatesRequest)(nil),       // 35: bedplate.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),      // 36: bedplate.v1.ListTemplatesResponse
-	(*CreateTemplateRequest)(nil),      // 37: bedplate.v1.CreateTemplateRequest
-	(*UpdateTemplateRequest)(nil),      // 38: bedplate.v1.UpdateTemplateRequest
-	(*DeleteTemplateRequest)(nil),      // 39: bedplate.v1.DeleteTemplateRequest
-	(*WatchTemplatesRequest)(nil),      // 40: bedplate.v1.WatchTemplatesRequest
-	(*WatchTemplatesResponse)(nil),     // 41: bedplate.v1.WatchTemplatesResponse
-	(*GetWorkflowRequest)(nil),         // 42: bedplate.v1.GetWorkflowRequest
-	(*ListWorkflowsRequest)(nil),       // 43: bedplate.v1.ListWorkflowsRequest
-	(*ListWorkflowsResponse)(nil),      // 44: bedplate.v1.ListWorkflowsResponse
-	(*CreateWorkflowRequest)(nil),      // 45: bedplate.v1.CreateWorkflowRequest
-	(*UpdateWorkflowRequest)(nil),      // 46: bedplate.v1.UpdateWorkflowRequest
-	(*DeleteWorkflowRequest)(nil),      // 47: bedplate.v1.DeleteWorkflowRequest
-	(*WatchWorkflowsRequest)(nil),      // 48: bedplate.v1.WatchWorkflowsRequest
-	(*WatchWorkflowsResponse)(nil),     // 49: bedplate.v1.WatchWorkflowsResponse
-	(*FollowWorkflowRequest)(nil),      // 50: bedplate.v1.FollowWorkflowRequest
-	(*FollowWorkflowResponse)(nil),     // 51: bedplate.v1.FollowWorkflowResponse
-	(*StepProgress)(nil),               // 52: bedplate.v1.StepProgress
-	(*CancelWorkflowRequest)(nil),      // 53: bedplate.v1.CancelWorkflowRequest
-	(*RetryWorkflowRequest)(nil),       // 54: bedplate.v1.RetryWorkflowRequest
-	(*ApproveWorkflowRequest)(nil),     // 55: bedplate.v1.ApproveWorkflowRequest
-	(*ReinstallInstanceRequest)(nil),   // 56: bedplate.v1.ReinstallInstanceRequest
-	(*GetInstanceRequest)(nil),         // 57: bedplate.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),       // 58: bedplate.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),      // 59: bedplate.v1.ListInstancesResponse
-	(*CreateInstanceRequest)(nil),      // 60: bedplate.v1.CreateInstanceRequest
-	(*UpdateInstanceRequest)(nil),      // 61: bedplate.v1.UpdateInstanceRequest
-	(*DeleteInstanceRequest)(nil),      // 62: bedplate.v1.DeleteInstanceRequest
-	(*WatchInstancesRequest)(nil),      // 63: bedplate.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),     // 64: bedplate.v1.WatchInstancesResponse
-	(*GetTokenRequest)(nil),            // 65: bedplate.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),          // 66: bedplate.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 67: bedplate.v1.ListTokensResponse
-	(*CreateTokenRequest)(nil),         // 68: bedplate.v1.CreateTokenRequest
-	(*UpdateTokenRequest)(nil),         // 69: bedplate.v1.UpdateTokenRequest
-	(*DeleteTokenRequest)(nil),         // 70: bedplate.v1.DeleteTokenRequest
-	(*WatchTokensRequest)(nil),         // 71: bedplate.v1.WatchTokensRequest
-	(*WatchTokensResponse)(nil),        // 72: bedplate.v1.WatchTokensResponse
-	(*GetSecretRequest)(nil),           // 73: bedplate.v1.GetSecretRequest
-	(*ListSecretsRequest)(nil),         // 74: bedplate.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),        // 75: bedplate.v1.ListSecretsResponse
-	(*CreateSecretRequest)(nil),        // 76: bedplate.v1.CreateSecretRequest
-	(*UpdateSecretRequest)(nil),        // 77: bedplate.v1.UpdateSecretRequest
-	(*DeleteSecretRequest)(nil),        // 78: bedplate.v1.DeleteSecretRequest
-	(*WatchSecretsRequest)(nil),        // 79: bedplate.v1.WatchSecretsRequest
-	(*WatchSecretsResponse)(nil),       // 80: bedplate.v1.WatchSecretsResponse
-	(*CreateTokenResponse)(nil),        // 81: bedplate.v1.CreateTokenResponse
-	(*GetPoolRequest)(nil),             // 82: bedplate.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),           // 83: bedplate.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),          // 84: bedplate.v1.ListPoolsResponse
-	(*CreatePoolRequest)(nil),          // 85: bedplate.v1.CreatePoolRequest
-	(*UpdatePoolRequest)(nil),          // 86: bedplate.v1.UpdatePoolRequest
-	(*DeletePoolRequest)(nil),          // 87: bedplate.v1.DeletePoolRequest
-	(*WatchPoolsRequest)(nil),          // 88: bedplate.v1.WatchPoolsRequest
-	(*WatchPoolsResponse)(nil),         // 89: bedplate.v1.WatchPoolsResponse
-	(*GetRuleRequest)(nil),             // 90: bedplate.v1.GetRuleRequest
-	(*ListRulesRequest)(nil),           // 91: bedplate.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),          // 92: bedplate.v1.ListRulesResponse
-	(*CreateRuleRequest)(nil),          // 93: bedplate.v1.CreateRuleRequest
-	(*UpdateRuleRequest)(nil),          // 94: bedplate.v1.UpdateRuleRequest
-	(*DeleteRuleRequest)(nil),          // 95: bedplate.v1.DeleteRuleRequest
-	(*WatchRulesRequest)(nil),          // 96: bedplate.v1.WatchRulesRequest
-	(*WatchRulesResponse)(nil),         // 97: bedplate.v1.WatchRulesResponse
-	(*GetJobRequest)(nil),              // 98: bedplate.v1.GetJobRequest
-	(*ListJobsRequest)(nil),            // 99: bedplate.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),           // 100: bedplate.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),           // 101: bedplate.v1.CreateJobRequest
-	(*UpdateJobRequest)(nil),           // 102: bedplate.v1.UpdateJobRequest
-	(*DeleteJobRequest)(nil),           // 103: bedplate.v1.DeleteJobRequest
-	(*WatchJobsRequest)(nil),           // 104: bedplate.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),          // 105: bedplate.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),           // 106: bedplate.v1.CancelJobRequest
-	(*ListEventsRequest)(nil),          // 107: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),         // 108: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),         // 109: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),        // 110: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),       // 111: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),      // 112: bedplate.v1.GetServerInfoResponse
-	(*Machine)(nil),                    // 113: bedplate.v1.Machine
-	(ChangeType)(0),                    // 114: bedplate.v1.ChangeType
-	(*timestamppb.Timestamp)(nil),      // 115: google.protobuf.Timestamp
-	(*Sighting)(nil),                   // 116: bedplate.v1.Sighting
-	(*Phase)(nil),                      // 117: bedplate.v1.Phase
-	(*Network)(nil),                    // 118: bedplate.v1.Network
-	(*Image)(nil),                      // 119: bedplate.v1.Image
-	(*Template)(nil),                   // 120: bedplate.v1.Template
-	(*Workflow)(nil),                   // 121: bedplate.v1.Workflow
-	(*LogLine)(nil),                    // 122: bedplate.v1.LogLine
-	(*Progress)(nil),                   // 123: bedplate.v1.Progress
-	(*Instance)(nil),                   // 124: bedplate.v1.Instance
-	(*Token)(nil),                      // 125: bedplate.v1.Token
-	(*Secret)(nil),                     // 126: bedplate.v1.Secret
-	(*Pool)(nil),                       // 127: bedplate.v1.Pool
-	(*Rule)(nil),                       // 128: bedplate.v1.Rule
-	(*Job)(nil),                        // 129: bedplate.v1.Job
-	(*Event)(nil),                      // 130: bedplate.v1.Event
-	(Role)(0),                          // 131: bedplate.v1.Role
-	(*emptypb.Empty)(nil),              // 132: google.protobuf.Empty
+	(*ListMachineInventoriesRequest)(nil),  // 0: bedplate.v1.ListMachineInventoriesRequest
+	(*ListMachineInventoriesResponse)(nil), // 1: bedplate.v1.ListMachineInventoriesResponse
+	(*DiffMachineInventoriesRequest)(nil),  // 2: bedplate.v1.DiffMachineInventoriesRequest
+	(*DiffMachineInventoriesResponse)(nil), // 3: bedplate.v1.DiffMachineInventoriesResponse
+	(*ListMachineTestsRequest)(nil),        // 4: bedplate.v1.ListMachineTestsRequest
+	(*ListMachineTestsResponse)(nil),       // 5: bedplate.v1.ListMachineTestsResponse
+	(*RetryMachineRequest)(nil),            // 6: bedplate.v1.RetryMachineRequest
+	(*GetMachineRequest)(nil),              // 7: bedplate.v1.GetMachineRequest
+	(*ListMachinesRequest)(nil),            // 8: bedplate.v1.ListMachinesRequest
+	(*ListMachinesResponse)(nil),           // 9: bedplate.v1.ListMachinesResponse
+	(*CreateMachineRequest)(nil),           // 10: bedplate.v1.CreateMachineRequest
+	(*UpdateMachineRequest)(nil),           // 11: bedplate.v1.UpdateMachineRequest
+	(*DeleteMachineRequest)(nil),           // 12: bedplate.v1.DeleteMachineRequest
+	(*WatchMachinesRequest)(nil),           // 13: bedplate.v1.WatchMachinesRequest
+	(*WatchMachinesResponse)(nil),          // 14: bedplate.v1.WatchMachinesResponse
+	(*ExplainMachineRequest)(nil),          // 15: bedplate.v1.ExplainMachineRequest
+	(*ExplainMachineResponse)(nil),         // 16: bedplate.v1.ExplainMachineResponse
+	(*FollowMachineRequest)(nil),           // 17: bedplate.v1.FollowMachineRequest
+	(*FollowMachineResponse)(nil),          // 18: bedplate.v1.FollowMachineResponse
+	(*GetMachineTimelineRequest)(nil),      // 19: bedplate.v1.GetMachineTimelineRequest
+	(*GetMachineTimelineResponse)(nil),     // 20: bedplate.v1.GetMachineTimelineResponse
+	(*GetNetworkRequest)(nil),              // 21: bedplate.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),            // 22: bedplate.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),           // 23: bedplate.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),           // 24: bedplate.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),           // 25: bedplate.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),           // 26: bedplate.v1.DeleteNetworkRequest
+	(*WatchNetworksRequest)(nil),           // 27: bedplate.v1.WatchNetworksRequest
+	(*WatchNetworksResponse)(nil),          // 28: bedplate.v1.WatchNetworksResponse
+	(*GetImageRequest)(nil),                // 29: bedplate.v1.GetImageRequest
+	(*ListImagesRequest)(nil),              // 30: bedplate.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),             // 31: bedplate.v1.ListImagesResponse
+	(*CreateImageRequest)(nil),             // 32: bedplate.v1.CreateImageRequest
+	(*UpdateImageRequest)(nil),             // 33: bedplate.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),             // 34: bedplate.v1.DeleteImageRequest
+	(*WatchImagesRequest)(nil),             // 35: bedplate.v1.WatchImagesRequest
+	(*WatchImagesResponse)(nil),            // 36: bedplate.v1.WatchImagesResponse
+	(*UploadImageRequest)(nil),             // 37: bedplate.v1.UploadImageRequest
+	(*UploadImageHeader)(nil),              // 38: bedplate.v1.UploadImageHeader
+	(*UploadImageResponse)(nil),            // 39: bedplate.v1.UploadImageResponse
+	(*GetTemplateRequest)(nil),             // 40: bedplate.v1.GetTemplateRequest
+	(*ListTemplatesRequest)(nil),           // 41: bedplate.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),          // 42: bedplate.v1.ListTemplatesResponse
+	(*CreateTemplateRequest)(nil),          // 43: bedplate.v1.CreateTemplateRequest
+	(*UpdateTemplateRequest)(nil),          // 44: bedplate.v1.UpdateTemplateRequest
+	(*DeleteTemplateRequest)(nil),          // 45: bedplate.v1.DeleteTemplateRequest
+	(*WatchTemplatesRequest)(nil),          // 46: bedplate.v1.WatchTemplatesRequest
+	(*WatchTemplatesResponse)(nil),         // 47: bedplate.v1.WatchTemplatesResponse
+	(*GetWorkflowRequest)(nil),             // 48: bedplate.v1.GetWorkflowRequest
+	(*ListWorkflowsRequest)(nil),           // 49: bedplate.v1.ListWorkflowsRequest
+	(*ListWorkflowsResponse)(nil),          // 50: bedplate.v1.ListWorkflowsResponse
+	(*CreateWorkflowRequest)(nil),          // 51: bedplate.v1.CreateWorkflowRequest
+	(*UpdateWorkflowRequest)(nil),          // 52: bedplate.v1.UpdateWorkflowRequest
+	(*DeleteWorkflowRequest)(nil),          // 53: bedplate.v1.DeleteWorkflowRequest
+	(*WatchWorkflowsRequest)(nil),          // 54: bedplate.v1.WatchWorkflowsRequest
+	(*WatchWorkflowsResponse)(nil),         // 55: bedplate.v1.WatchWorkflowsResponse
+	(*FollowWorkflowRequest)(nil),          // 56: bedplate.v1.FollowWorkflowRequest
+	(*FollowWorkflowResponse)(nil),         // 57: bedplate.v1.FollowWorkflowResponse
+	(*StepProgress)(nil),                   // 58: bedplate.v1.StepProgress
+	(*CancelWorkflowRequest)(nil),          // 59: bedplate.v1.CancelWorkflowRequest
+	(*RetryWorkflowRequest)(nil),           // 60: bedplate.v1.RetryWorkflowRequest
+	(*ApproveWorkflowRequest)(nil),         // 61: bedplate.v1.ApproveWorkflowRequest
+	(*ReinstallInstanceRequest)(nil),       // 62: bedplate.v1.ReinstallInstanceRequest
+	(*GetInstanceRequest)(nil),             // 63: bedplate.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),           // 64: bedplate.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),          // 65: bedplate.v1.ListInstancesResponse
+	(*CreateInstanceRequest)(nil),          // 66: bedplate.v1.CreateInstanceRequest
+	(*UpdateInstanceRequest)(nil),          // 67: bedplate.v1.UpdateInstanceRequest
+	(*DeleteInstanceRequest)(nil),          // 68: bedplate.v1.DeleteInstanceRequest
+	(*WatchInstancesRequest)(nil),          // 69: bedplate.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),         // 70: bedplate.v1.WatchInstancesResponse
+	(*GetTokenRequest)(nil),                // 71: bedplate.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),              // 72: bedplate.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),             // 73: bedplate.v1.ListTokensResponse
+	(*CreateTokenRequest)(nil),             // 74: bedplate.v1.CreateTokenRequest
+	(*UpdateTokenRequest)(nil),             // 75: bedplate.v1.UpdateTokenRequest
+	(*DeleteTokenRequest)(nil),             // 76: bedplate.v1.DeleteTokenRequest
+	(*WatchTokensRequest)(nil),             // 77: bedplate.v1.WatchTokensRequest
+	(*WatchTokensResponse)(nil),            // 78: bedplate.v1.WatchTokensResponse
+	(*GetSecretRequest)(nil),               // 79: bedplate.v1.GetSecretRequest
+	(*ListSecretsRequest)(nil),             // 80: bedplate.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),            // 81: bedplate.v1.ListSecretsResponse
+	(*CreateSecretRequest)(nil),            // 82: bedplate.v1.CreateSecretRequest
+	(*UpdateSecretRequest)(nil),            // 83: bedplate.v1.UpdateSecretRequest
+	(*DeleteSecretRequest)(nil),            // 84: bedplate.v1.DeleteSecretRequest
+	(*WatchSecretsRequest)(nil),            // 85: bedplate.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil),           // 86: bedplate.v1.WatchSecretsResponse
+	(*CreateTokenResponse)(nil),            // 87: bedplate.v1.CreateTokenResponse
+	(*GetPoolRequest)(nil),                 // 88: bedplate.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),               // 89: bedplate.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),              // 90: bedplate.v1.ListPoolsResponse
+	(*CreatePoolRequest)(nil),              // 91: bedplate.v1.CreatePoolRequest
+	(*UpdatePoolRequest)(nil),              // 92: bedplate.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),              // 93: bedplate.v1.DeletePoolRequest
+	(*WatchPoolsRequest)(nil),              // 94: bedplate.v1.WatchPoolsRequest
+	(*WatchPoolsResponse)(nil),             // 95: bedplate.v1.WatchPoolsResponse
+	(*GetRuleRequest)(nil),                 // 96: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),               // 97: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),              // 98: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),              // 99: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),              // 100: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),              // 101: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),              // 102: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),             // 103: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),                  // 104: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),                // 105: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),               // 106: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),               // 107: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),               // 108: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),               // 109: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),               // 110: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),              // 111: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),               // 112: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),              // 113: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),             // 114: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),             // 115: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),            // 116: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),           // 117: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),          // 118: bedplate.v1.GetServerInfoResponse
+	(*InventoryRecord)(nil),                // 119: bedplate.v1.InventoryRecord
+	(*Difference)(nil),                     // 120: bedplate.v1.Difference
+	(*TestRun)(nil),                        // 121: bedplate.v1.TestRun
+	(*Machine)(nil),                        // 122: bedplate.v1.Machine
+	(ChangeType)(0),                        // 123: bedplate.v1.ChangeType
+	(*timestamppb.Timestamp)(nil),          // 124: google.protobuf.Timestamp
+	(*Sighting)(nil),                       // 125: bedplate.v1.Sighting
+	(*Phase)(nil),                          // 126: bedplate.v1.Phase
+	(*Network)(nil),                        // 127: bedplate.v1.Network
+	(*Image)(nil),                          // 128: bedplate.v1.Image
+	(*Template)(nil),                       // 129: bedplate.v1.Template
+	(*Workflow)(nil),                       // 130: bedplate.v1.Workflow
+	(*LogLine)(nil),                        // 131: bedplate.v1.LogLine
+	(*Progress)(nil),                       // 132: bedplate.v1.Progress
+	(*Instance)(nil),                       // 133: bedplate.v1.Instance
+	(*Token)(nil),                          // 134: bedplate.v1.Token
+	(*Secret)(nil),                         // 135: bedplate.v1.Secret
+	(*Pool)(nil),                           // 136: bedplate.v1.Pool
+	(*Rule)(nil),                           // 137: bedplate.v1.Rule
+	(*Job)(nil),                            // 138: bedplate.v1.Job
+	(*Event)(nil),                          // 139: bedplate.v1.Event
+	(Role)(0),                              // 140: bedplate.v1.Role
+	(*emptypb.Empty)(nil),                  // 141: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	113, // 0: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	113, // 1: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	113, // 2: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	114, // 3: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	113, // 4: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	113, // 5: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	115, // 6: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	115, // 7: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	116, // 8: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	113, // 9: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	116, // 10: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	117, // 11: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	117, // 12: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	118, // 13: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	118, // 14: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	118, // 15: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	114, // 16: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	118, // 17: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	119, // 18: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	119, // 19: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	119, // 20: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	114, // 21: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	119, // 22: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
-	32,  // 23: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	119, // 24: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	120, // 25: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	120, // 26: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	120, // 27: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	114, // 28: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	120, // 29: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	121, // 30: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	121, // 31: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	121, // 32: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	114, // 33: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	121, // 34: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	121, // 35: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	122, // 36: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
-	52,  // 37: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	123, // 38: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	124, // 39: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	124, // 40: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	124, // 41: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	114, // 42: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	124, // 43: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	125, // 44: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	125, // 45: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	125, // 46: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	114, // 47: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	125, // 48: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	126, // 49: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	126, // 50: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	126, // 51: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	114, // 52: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	126, // 53: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	125, // 54: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	127, // 55: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
-	127, // 56: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	127, // 57: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	114, // 58: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
-	127, // 59: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
-	128, // 60: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
-	128, // 61: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	128, // 62: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	114, // 63: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
-	128, // 64: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
-	129, // 65: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
-	129, // 66: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
-	129, // 67: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
-	114, // 68: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
-	129, // 69: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
-	130, // 70: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	130, // 71: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	131, // 72: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	115, // 73: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	1,   // 74: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	2,   // 75: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	4,   // 76: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	5,   // 77: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	6,   // 78: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	7,   // 79: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	9,   // 80: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	13,  // 81: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	11,  // 82: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	0,   // 83: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
-	15,  // 84: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	16,  // 85: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	18,  // 86: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	19,  // 87: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	20,  // 88: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	21,  // 89: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	23,  // 90: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	24,  // 91: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	26,  // 92: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	27,  // 93: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	28,  // 94: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	29,  // 95: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	31,  // 96: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	34,  // 97: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	35,  // 98: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	37,  // 99: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	38,  // 100: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	39,  // 101: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	40,  // 102: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	42,  // 103: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	43,  // 104: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	45,  // 105: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	46,  // 106: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	47,  // 107: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	48,  // 108: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	50,  // 109: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	53,  // 110: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	54,  // 111: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	55,  // 112: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	57,  // 113: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	58,  // 114: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	60,  // 115: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	61,  // 116: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	62,  // 117: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	63,  // 118: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	56,  // 119: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
-	65,  // 120: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	66,  // 121: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	68,  // 122: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	69,  // 123: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	70,  // 124: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	71,  // 125: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	73,  // 126: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	74,  // 127: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	76,  // 128: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	77,  // 129: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	78,  // 130: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	79,  // 131: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	82,  // 132: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
-	83,  // 133: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
-	85,  // 134: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
-	86,  // 135: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
-	87,  // 136: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
-	88,  // 137: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
-	90,  // 138: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
-	91,  // 139: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
-	93,  // 140: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
-	94,  // 141: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
-	95,  // 142: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
-	96,  // 143: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
-	98,  // 144: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
-	99,  // 145: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
-	101, // 146: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
-	102, // 147: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
-	103, // 148: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
-	104, // 149: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
-	106, // 150: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
-	107, // 151: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	109, // 152: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	111, // 153: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	113, // 154: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	3,   // 155: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	113, // 156: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	113, // 157: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	132, // 158: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	8,   // 159: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	10,  // 160: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	14,  // 161: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	12,  // 162: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	113, // 163: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
-	118, // 164: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	17,  // 165: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	118, // 166: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	118, // 167: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	132, // 168: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	22,  // 169: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	119, // 170: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	25,  // 171: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	119, // 172: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	119, // 173: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	132, // 174: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	30,  // 175: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	33,  // 176: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	120, // 177: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	36,  // 178: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	120, // 179: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	120, // 180: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	132, // 181: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	41,  // 182: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	121, // 183: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	44,  // 184: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	121, // 185: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	121, // 186: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	132, // 187: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	49,  // 188: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	51,  // 189: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	121, // 190: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	121, // 191: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	121, // 192: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	124, // 193: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	59,  // 194: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	124, // 195: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	124, // 196: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	132, // 197: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	64,  // 198: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	124, // 199: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
-	125, // 200: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	67,  // 201: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	81,  // 202: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	125, // 203: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	132, // 204: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	72,  // 205: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	126, // 206: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	75,  // 207: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	126, // 208: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	126, // 209: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	132, // 210: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	80,  // 211: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	127, // 212: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
-	84,  // 213: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
-	127, // 214: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
-	127, // 215: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
-	132, // 216: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
-	89,  // 217: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
-	128, // 218: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
-	92,  // 219: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
-	128, // 220: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
-	128, // 221: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
-	132, // 222: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
-	97,  // 223: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
-	129, // 224: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
-	100, // 225: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
-	129, // 226: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
-	129, // 227: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
-	132, // 228: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
-	105, // 229: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
-	129, // 230: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
-	108, // 231: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	110, // 232: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	112, // 233: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	154, // [154:234] is the sub-list for method output_type
-	74,  // [74:154] is the sub-list for method input_type
-	74,  // [74:74] is the sub-list for extension type_name
-	74,  // [74:74] is the sub-list for extension extendee
-	0,   // [0:74] is the sub-list for field type_name
+	119, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
+	119, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
+	119, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
+	120, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
+	121, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
+	122, // 5: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	122, // 6: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	122, // 7: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	123, // 8: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	122, // 9: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	122, // 10: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	124, // 11: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	124, // 12: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	125, // 13: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	122, // 14: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	125, // 15: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	126, // 16: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	126, // 17: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	127, // 18: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	127, // 19: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	127, // 20: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	123, // 21: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	127, // 22: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	128, // 23: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	128, // 24: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	128, // 25: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	123, // 26: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	128, // 27: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	38,  // 28: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
+	128, // 29: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	129, // 30: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	129, // 31: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	129, // 32: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	123, // 33: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	129, // 34: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	130, // 35: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	130, // 36: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	130, // 37: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	123, // 38: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	130, // 39: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	130, // 40: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	131, // 41: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	58,  // 42: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
+	132, // 43: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	133, // 44: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	133, // 45: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	133, // 46: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	123, // 47: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	133, // 48: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	134, // 49: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	134, // 50: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	134, // 51: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	123, // 52: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	134, // 53: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	135, // 54: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	135, // 55: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	135, // 56: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	123, // 57: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	135, // 58: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	134, // 59: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	136, // 60: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	136, // 61: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	136, // 62: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	123, // 63: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	136, // 64: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	137, // 65: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	137, // 66: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	137, // 67: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	123, // 68: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	137, // 69: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	138, // 70: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	138, // 71: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	138, // 72: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	123, // 73: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	138, // 74: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	139, // 75: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	139, // 76: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	140, // 77: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	124, // 78: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	7,   // 79: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	8,   // 80: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	10,  // 81: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	11,  // 82: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	12,  // 83: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	13,  // 84: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	15,  // 85: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	19,  // 86: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	17,  // 87: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	6,   // 88: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
+	0,   // 89: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
+	2,   // 90: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
+	4,   // 91: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
+	21,  // 92: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	22,  // 93: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	24,  // 94: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	25,  // 95: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	26,  // 96: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	27,  // 97: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	29,  // 98: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	30,  // 99: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	32,  // 100: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	33,  // 101: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	34,  // 102: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	35,  // 103: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	37,  // 104: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	40,  // 105: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	41,  // 106: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	43,  // 107: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	44,  // 108: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	45,  // 109: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	46,  // 110: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	48,  // 111: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	49,  // 112: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	51,  // 113: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	52,  // 114: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	53,  // 115: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	54,  // 116: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	56,  // 117: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	59,  // 118: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	60,  // 119: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	61,  // 120: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	63,  // 121: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	64,  // 122: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	66,  // 123: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	67,  // 124: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	68,  // 125: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	69,  // 126: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	62,  // 127: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	71,  // 128: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	72,  // 129: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	74,  // 130: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	75,  // 131: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	76,  // 132: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	77,  // 133: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	79,  // 134: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	80,  // 135: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	82,  // 136: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	83,  // 137: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	84,  // 138: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	85,  // 139: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	88,  // 140: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	89,  // 141: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	91,  // 142: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	92,  // 143: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	93,  // 144: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	94,  // 145: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	96,  // 146: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	97,  // 147: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	99,  // 148: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	100, // 149: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	101, // 150: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	102, // 151: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	104, // 152: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	105, // 153: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	107, // 154: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	108, // 155: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	109, // 156: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	110, // 157: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	112, // 158: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	113, // 159: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	115, // 160: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	117, // 161: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	122, // 162: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	9,   // 163: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	122, // 164: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	122, // 165: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	141, // 166: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	14,  // 167: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	16,  // 168: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	20,  // 169: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	18,  // 170: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	122, // 171: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
+	1,   // 172: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
+	3,   // 173: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
+	5,   // 174: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
+	127, // 175: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	23,  // 176: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	127, // 177: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	127, // 178: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	141, // 179: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	28,  // 180: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	128, // 181: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	31,  // 182: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	128, // 183: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	128, // 184: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	141, // 185: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	36,  // 186: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	39,  // 187: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	129, // 188: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	42,  // 189: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	129, // 190: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	129, // 191: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	141, // 192: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	47,  // 193: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	130, // 194: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	50,  // 195: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	130, // 196: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	130, // 197: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	141, // 198: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	55,  // 199: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	57,  // 200: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	130, // 201: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	130, // 202: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	130, // 203: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	133, // 204: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	65,  // 205: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	133, // 206: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	133, // 207: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	141, // 208: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	70,  // 209: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	133, // 210: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	134, // 211: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	73,  // 212: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	87,  // 213: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	134, // 214: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	141, // 215: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	78,  // 216: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	135, // 217: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	81,  // 218: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	135, // 219: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	135, // 220: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	141, // 221: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	86,  // 222: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	136, // 223: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	90,  // 224: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	136, // 225: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	136, // 226: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	141, // 227: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	95,  // 228: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	137, // 229: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	98,  // 230: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	137, // 231: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	137, // 232: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	141, // 233: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	103, // 234: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	138, // 235: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	106, // 236: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	138, // 237: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	138, // 238: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	141, // 239: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	111, // 240: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	138, // 241: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	114, // 242: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	116, // 243: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	118, // 244: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	162, // [162:245] is the sub-list for method output_type
+	79,  // [79:162] is the sub-list for method input_type
+	79,  // [79:79] is the sub-list for extension type_name
+	79,  // [79:79] is the sub-list for extension extendee
+	0,   // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_api_proto_init() }
@@ -7562,6 +7971,7 @@ func file_bedplate_v1_api_proto_init() {
 		return
 	}
 	file_bedplate_v1_access_proto_init()
+	file_bedplate_v1_history_proto_init()
 	file_bedplate_v1_image_proto_init()
 	file_bedplate_v1_instance_proto_init()
 	file_bedplate_v1_job_proto_init()
@@ -7571,28 +7981,28 @@ func file_bedplate_v1_api_proto_init() {
 	file_bedplate_v1_pool_proto_init()
 	file_bedplate_v1_rule_proto_init()
 	file_bedplate_v1_workflow_proto_init()
-	file_bedplate_v1_api_proto_msgTypes[12].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[18].OneofWrappers = []any{
 		(*FollowMachineResponse_Machine)(nil),
 		(*FollowMachineResponse_Sighting)(nil),
 		(*FollowMachineResponse_Phase)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[31].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[37].OneofWrappers = []any{
 		(*UploadImageRequest_Header)(nil),
 		(*UploadImageRequest_Data)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[51].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[57].OneofWrappers = []any{
 		(*FollowWorkflowResponse_Workflow)(nil),
 		(*FollowWorkflowResponse_Log)(nil),
 		(*FollowWorkflowResponse_Progress)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[56].OneofWrappers = []any{}
+	file_bedplate_v1_api_proto_msgTypes[62].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   113,
+			NumMessages:   119,
 			NumExtensions: 0,
 			NumServices:   13,
 		},

@@ -20,16 +20,19 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MachineService_GetMachine_FullMethodName         = "/bedplate.v1.MachineService/GetMachine"
-	MachineService_ListMachines_FullMethodName       = "/bedplate.v1.MachineService/ListMachines"
-	MachineService_CreateMachine_FullMethodName      = "/bedplate.v1.MachineService/CreateMachine"
-	MachineService_UpdateMachine_FullMethodName      = "/bedplate.v1.MachineService/UpdateMachine"
-	MachineService_DeleteMachine_FullMethodName      = "/bedplate.v1.MachineService/DeleteMachine"
-	MachineService_WatchMachines_FullMethodName      = "/bedplate.v1.MachineService/WatchMachines"
-	MachineService_ExplainMachine_FullMethodName     = "/bedplate.v1.MachineService/ExplainMachine"
-	MachineService_GetMachineTimeline_FullMethodName = "/bedplate.v1.MachineService/GetMachineTimeline"
-	MachineService_FollowMachine_FullMethodName      = "/bedplate.v1.MachineService/FollowMachine"
-	MachineService_RetryMachine_FullMethodName       = "/bedplate.v1.MachineService/RetryMachine"
+	MachineService_GetMachine_FullMethodName             = "/bedplate.v1.MachineService/GetMachine"
+	MachineService_ListMachines_FullMethodName           = "/bedplate.v1.MachineService/ListMachines"
+	MachineService_CreateMachine_FullMethodName          = "/bedplate.v1.MachineService/CreateMachine"
+	MachineService_UpdateMachine_FullMethodName          = "/bedplate.v1.MachineService/UpdateMachine"
+	MachineService_DeleteMachine_FullMethodName          = "/bedplate.v1.MachineService/DeleteMachine"
+	MachineService_WatchMachines_FullMethodName          = "/bedplate.v1.MachineService/WatchMachines"
+	MachineService_ExplainMachine_FullMethodName         = "/bedplate.v1.MachineService/ExplainMachine"
+	MachineService_GetMachineTimeline_FullMethodName     = "/bedplate.v1.MachineService/GetMachineTimeline"
+	MachineService_FollowMachine_FullMethodName          = "/bedplate.v1.MachineService/FollowMachine"
+	MachineService_RetryMachine_FullMethodName           = "/bedplate.v1.MachineService/RetryMachine"
+	MachineService_ListMachineInventories_FullMethodName = "/bedplate.v1.MachineService/ListMachineInventories"
+	MachineService_DiffMachineInventories_FullMethodName = "/bedplate.v1.MachineService/DiffMachineInventories"
+	MachineService_ListMachineTests_FullMethodName       = "/bedplate.v1.MachineService/ListMachineTests"
 )
 
 // MachineServiceClient is the client API for MachineService service.
@@ -58,6 +61,12 @@ type MachineServiceClient interface {
 	FollowMachine(ctx context.Context, in *FollowMachineRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowMachineResponse], error)
 	// RetryMachine takes up again what a failed machine's life stopped at; FAILED_PRECONDITION if it isn't failed.
 	RetryMachine(ctx context.Context, in *RetryMachineRequest, opts ...grpc.CallOption) (*Machine, error)
+	// ListMachineInventories returns what the machine's hardware was, newest first: one record for each change of it, as far as they are kept.
+	ListMachineInventories(ctx context.Context, in *ListMachineInventoriesRequest, opts ...grpc.CallOption) (*ListMachineInventoriesResponse, error)
+	// DiffMachineInventories says what has changed between two of them.
+	DiffMachineInventories(ctx context.Context, in *DiffMachineInventoriesRequest, opts ...grpc.CallOption) (*DiffMachineInventoriesResponse, error)
+	// ListMachineTests returns the results of the runs of the machine's hardware tests, newest run first, as far as they are kept.
+	ListMachineTests(ctx context.Context, in *ListMachineTestsRequest, opts ...grpc.CallOption) (*ListMachineTestsResponse, error)
 }
 
 type machineServiceClient struct {
@@ -186,6 +195,36 @@ func (c *machineServiceClient) RetryMachine(ctx context.Context, in *RetryMachin
 	return out, nil
 }
 
+func (c *machineServiceClient) ListMachineInventories(ctx context.Context, in *ListMachineInventoriesRequest, opts ...grpc.CallOption) (*ListMachineInventoriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineInventoriesResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineInventories_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) DiffMachineInventories(ctx context.Context, in *DiffMachineInventoriesRequest, opts ...grpc.CallOption) (*DiffMachineInventoriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiffMachineInventoriesResponse)
+	err := c.cc.Invoke(ctx, MachineService_DiffMachineInventories_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ListMachineTests(ctx context.Context, in *ListMachineTestsRequest, opts ...grpc.CallOption) (*ListMachineTestsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineTestsResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineTests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MachineServiceServer is the server API for MachineService service.
 // All implementations must embed UnimplementedMachineServiceServer
 // for forward compatibility.
@@ -212,6 +251,12 @@ type MachineServiceServer interface {
 	FollowMachine(*FollowMachineRequest, grpc.ServerStreamingServer[FollowMachineResponse]) error
 	// RetryMachine takes up again what a failed machine's life stopped at; FAILED_PRECONDITION if it isn't failed.
 	RetryMachine(context.Context, *RetryMachineRequest) (*Machine, error)
+	// ListMachineInventories returns what the machine's hardware was, newest first: one record for each change of it, as far as they are kept.
+	ListMachineInventories(context.Context, *ListMachineInventoriesRequest) (*ListMachineInventoriesResponse, error)
+	// DiffMachineInventories says what has changed between two of them.
+	DiffMachineInventories(context.Context, *DiffMachineInventoriesRequest) (*DiffMachineInventoriesResponse, error)
+	// ListMachineTests returns the results of the runs of the machine's hardware tests, newest run first, as far as they are kept.
+	ListMachineTests(context.Context, *ListMachineTestsRequest) (*ListMachineTestsResponse, error)
 	mustEmbedUnimplementedMachineServiceServer()
 }
 
@@ -251,6 +296,15 @@ func (UnimplementedMachineServiceServer) FollowMachine(*FollowMachineRequest, gr
 }
 func (UnimplementedMachineServiceServer) RetryMachine(context.Context, *RetryMachineRequest) (*Machine, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetryMachine not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineInventories(context.Context, *ListMachineInventoriesRequest) (*ListMachineInventoriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineInventories not implemented")
+}
+func (UnimplementedMachineServiceServer) DiffMachineInventories(context.Context, *DiffMachineInventoriesRequest) (*DiffMachineInventoriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiffMachineInventories not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineTests(context.Context, *ListMachineTestsRequest) (*ListMachineTestsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineTests not implemented")
 }
 func (UnimplementedMachineServiceServer) mustEmbedUnimplementedMachineServiceServer() {}
 func (UnimplementedMachineServiceServer) testEmbeddedByValue()                        {}
@@ -439,6 +493,60 @@ func _MachineService_RetryMachine_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MachineService_ListMachineInventories_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineInventoriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineInventories(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineInventories_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineInventories(ctx, req.(*ListMachineInventoriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_DiffMachineInventories_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiffMachineInventoriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).DiffMachineInventories(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_DiffMachineInventories_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).DiffMachineInventories(ctx, req.(*DiffMachineInventoriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ListMachineTests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineTestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineTests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineTests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineTests(ctx, req.(*ListMachineTestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // MachineService_ServiceDesc is the grpc.ServiceDesc for MachineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -477,6 +585,18 @@ var MachineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RetryMachine",
 			Handler:    _MachineService_RetryMachine_Handler,
+		},
+		{
+			MethodName: "ListMachineInventories",
+			Handler:    _MachineService_ListMachineInventories_Handler,
+		},
+		{
+			MethodName: "DiffMachineInventories",
+			Handler:    _MachineService_DiffMachineInventories_Handler,
+		},
+		{
+			MethodName: "ListMachineTests",
+			Handler:    _MachineService_ListMachineTests_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
