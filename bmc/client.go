@@ -75,7 +75,7 @@ func (c *Client) poll(ctx context.Context, limit time.Duration, check func() (do
 	start := c.now()
 	for {
 		done, err := check()
-		if done || err != nil && !Transient(err) {
+		if err == nil && done || err != nil && !Transient(err) {
 			return false, err
 		}
 		left := limit - c.now().Sub(start)

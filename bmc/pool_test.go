@@ -17,7 +17,10 @@ var target = bmc.Target{Machine: "web-1", Address: "192.0.2.1", Username: "admin
 // closed at the end of the test.
 func newPool(t *testing.T, f *bmctest.Fake, change func(*bmc.Config)) *bmc.Pool {
 	t.Helper()
-	cfg := bmc.Config{Dial: f.Dial, Now: time.Now, Rand: func() float64 { return 0.5 }}
+	cfg := bmc.Config{Now: time.Now, Rand: func() float64 { return 0.5 }}
+	if f != nil {
+		cfg.Dial = f.Dial
+	}
 	if change != nil {
 		change(&cfg)
 	}

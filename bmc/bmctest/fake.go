@@ -24,7 +24,9 @@ type Faults struct {
 	Delay time.Duration
 	// Err is what every call returns after login.
 	Err error
-	// FailCalls is how many calls return Err before it is well again; 0 is all.
+	// PowerErr is what power requests return that have been carried out.
+	PowerErr error
+	// FailCalls is how many calls return Err before the BMC is well again; 0 is all.
 	FailCalls int
 	// IgnorePower, IgnoreBoot, IgnoreMedia, IgnoreBIOS, IgnorePassword accept a
 	// change and don't make it.
@@ -277,7 +279,7 @@ func (s *session) RequestPower(ctx context.Context, action bmc.PowerAction) erro
 			clear(f.bios.Pending)
 			f.secure.Active = f.secure.Enabled
 		}
-		return nil
+		return f.faults.PowerErr
 	})
 }
 
