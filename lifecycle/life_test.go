@@ -405,6 +405,18 @@ func TestLife_Rules(t *testing.T) {
 			t.Errorf("the machine is %v", m)
 		}
 	})
+	t.Run("a rule gives a discovered machine its name, unless another has it", func(t *testing.T) {
+		w := newWorld(t)
+		w.run()
+		w.add(&pb.Rule{Metadata: &pb.Metadata{Name: "r1"}, Spec: &pb.RuleSpec{Match: "R1", Action: "accept", Name: "node-1"}})
+		discovered(w)
+		w.eventually("available under its name", func() bool {
+			m, err := resource.Get[*pb.Machine](t.Context(), w.db, "node-1")
+			return err == nil && m.Status.State == pb.MachineState_AVAILABLE
+		})
+		discovered(w)
+		w.eventually("the second keeps its own", w.machineIs("m-1", pb.MachineState_AVAILABLE))
+	})
 	t.Run("a rule refuses a discovered machine", func(t *testing.T) {
 		w := newWorld(t)
 		w.run()

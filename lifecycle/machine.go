@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/bedplate/bedplate/discovery"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/store"
@@ -56,6 +57,8 @@ type decision struct {
 	ops []store.Op
 	// edit makes further changes to a copy of the machine; nil: none.
 	edit func(*pb.Machine)
+	// rename is the name that the machine gets; where it can't have it, it keeps its own.
+	rename string
 	// cancel is a workflow that has to stop, and why.
 	cancel, reason string
 	// asked is set while hooks are being asked about a change.
@@ -134,6 +137,12 @@ func (c *Controller) reconcileMachine(ctx context.Context, name string) error {
 		return err
 	}
 	d := c.decideMachine(m, v)
+	if d.rename != "" {
+		moved, err := c.rename(ctx, m, &d)
+		if moved || err != nil {
+			return err
+		}
+	}
 	if err := c.record(ctx, m, d); err != nil {
 		return err
 	}
@@ -146,6 +155,27 @@ func (c *Controller) reconcileMachine(ctx context.Context, name string) error {
 		}
 	}
 	return c.afterDecision(ctx, m)
+}
+
+// rename gives the machine another name, with the decision in it. It returns
+// false where it can't have that name: the decision then says so.
+func (c *Controller) rename(ctx context.Context, m *pb.Machine, d *decision) (bool, error) {
+	name := m.Metadata.Name
+	err := discovery.Rename(ctx, c.cfg.DB, name, d.rename, func(after *pb.Machine) error {
+		next := withDecision(after, *d, c.cfg.Now())
+		proto.Reset(after)
+		proto.Merge(after, next)
+		return nil
+	}, c.cfg.Event("Machine", d.rename, "Renamed", "it was "+name+": "+d.cause, false))
+	var fields *resource.FieldErrors
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, resource.ErrExists), errors.Is(err, discovery.ErrInUse), errors.As(err, &fields), errors.Is(err, resource.ErrName):
+		d.cause += fmt.Sprintf("; it keeps its name: %v", err)
+		return false, nil
+	}
+	return false, err
 }
 
 // afterDecision does what a recorded decision asks for and a crash may have

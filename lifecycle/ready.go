@@ -261,6 +261,9 @@ func (c *Controller) discovered(m *pb.Machine, v view, s standing) decision {
 	case discovery.Accept:
 		d.state, d.cause, d.nextAction = pb.MachineState_ENROLLED, "accepted by rule "+r.Rule, "its hardware is looked at"
 		d.edit = also(d.edit, func(m *pb.Machine) { accept(m, r) })
+		if r.Name != m.Metadata.Name {
+			d.rename = r.Name
+		}
 	}
 	return d
 }
