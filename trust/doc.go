@@ -8,7 +8,7 @@
 //
 //	ca.key      the CA's private key and its certificate (PEM)
 //	ca.crt      the certificate alone, for people to copy; made again if lost
-//	hmac.key    32 random bytes in hexadecimal; boot tokens and metadata keys
+//	hmac.key    32 random bytes in hexadecimal; boot and media tokens, metadata keys
 //	secrets.key an age X25519 identity; secrets in the store
 //	erasure.key the Ed25519 key that signs erasure records (PEM)
 //
@@ -23,6 +23,17 @@
 //
 // with the expiry as big-endian Unix time, no name for a machine that is yet to
 // be discovered, and the HMAC cut to its first 16 octets.
+//
+// A media token, which a boot medium enrols with, is `bpm_` and
+//
+//	0      1         5        13          len-16      len
+//	+------+---------+--------+-----------+-----------+
+//	| 0x01 | expiry  | medium | machine   | HMAC-     |
+//	|      | seconds | id     | name      | SHA-256   |
+//	+------+---------+--------+-----------+-----------+
+//
+// The key in the medium's URL is an HMAC over the same with another key, so that
+// a URL in somebody's log is no token, and a token no URL.
 //
 // The package does not listen, dial or keep tokens: who may use one, and that
 // a boot token is used once, is decided where it is redeemed. Time and

@@ -23,8 +23,7 @@ const (
 // Key is the server's secret for what it hands out without storing it. Each
 // use has a key of its own, derived by HKDF (RFC 5869).
 type Key struct {
-	boot     []byte
-	metadata []byte
+	boot, metadata, media, mediaURL []byte
 }
 
 // OpenKey loads the key that is kept in dir, or makes one.
@@ -45,7 +44,9 @@ func OpenKey(dir string, rand io.Reader) (*Key, error) {
 		return nil, damaged(path, fmt.Errorf("not %d hexadecimal digits", 2*hmacKeySize), hmacLoss)
 	}
 	k := &Key{}
-	for info, to := range map[string]*[]byte{"bedplate boot token": &k.boot, "bedplate metadata key": &k.metadata} {
+	for info, to := range map[string]*[]byte{
+		"bedplate boot token": &k.boot, "bedplate metadata key": &k.metadata, "bedplate media token": &k.media, "bedplate media url": &k.mediaURL,
+	} {
 		if *to, err = hkdf.Key(sha256.New, raw, nil, info, sha256.Size); err != nil {
 			return nil, fmt.Errorf("deriving %s: %w", info, err)
 		}
