@@ -8,7 +8,7 @@ APT         ?= $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 
 # QEMU with firmware and boot programs; what makes disk images; what the
 # agent's system takes from this machine; foreign peers of the tests.
-DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed grub-pc-bin grub-common \
+DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed grub-pc-bin grub-common xorriso \
        mmdebstrap fakeroot uidmap gdisk mtools e2fsprogs dosfstools xfsprogs util-linux ca-certificates \
        mdadm lvm2 dmsetup cryptsetup-bin libgcc-s1 \
        dpkg xz-utils zstd dnsmasq-base openssh-client iproute2

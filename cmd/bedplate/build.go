@@ -12,6 +12,7 @@ import (
 	"github.com/bedplate/bedplate/cmd/bedplate/table"
 	"github.com/bedplate/bedplate/images/agentos"
 	"github.com/bedplate/bedplate/images/debian"
+	"github.com/bedplate/bedplate/images/iso"
 )
 
 func newAgentOSCommand(a *app) *cobra.Command {
@@ -25,11 +26,13 @@ func newAgentOSCommand(a *app) *cobra.Command {
 
 func newAgentOSBuildCommand(a *app) *cobra.Command {
 	var c agentos.Config
+	noMedium := false
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build kernel and initramfs from the distribution's kernel package",
 		Long: `Build the kernel and the initramfs that machines boot from the network: the
-distribution's signed kernel as it is, the drivers of real servers, and the agent.
+distribution's signed kernel as it is, the drivers of real servers, and the agent;
+and from them the boot medium for machines in networks without DHCP.
 Nothing is built again when nothing has changed. Root is not needed.`,
 		Example: `  bedplate agentos build --out build/agentos
   bedplate agentos build --out build/agentos --module nvme-rdma --firmware /lib/firmware`,
@@ -48,6 +51,10 @@ Nothing is built again when nothing has changed. Root is not needed.`,
 			screen := a.screen(a.stderr)
 			c.Progress = buildProgress(screen)
 			m, err := agentos.Build(cmd.Context(), c)
+			var medium iso.Manifest
+			if err == nil && !noMedium {
+				medium, err = iso.Build(cmd.Context(), iso.Config{Dir: c.Out, Epoch: c.Epoch, Force: c.Force, Progress: c.Progress})
+			}
 			if cerr := screen.Close(); err == nil {
 				err = cerr
 			}
@@ -56,12 +63,15 @@ Nothing is built again when nothing has changed. Root is not needed.`,
 			}
 			fmt.Fprintf(a.stdout, "%s %s, kernel %s, %d modules\n", table.Bytes(m.Kernel.Size), filepath.Join(c.Out, m.Kernel.Name), m.Release, len(m.Modules))
 			fmt.Fprintf(a.stdout, "%s %s, %s unpacked\n", table.Bytes(m.Initramfs.Size), filepath.Join(c.Out, m.Initramfs.Name), table.Bytes(m.Unpacked))
-			fmt.Fprintf(a.stdout, "%s in all, %s\n", table.Bytes(m.Kernel.Size+m.Initramfs.Size), builtIn(m.Cached, a.now().Sub(start)))
+			if !noMedium {
+				fmt.Fprintf(a.stdout, "%s %s, for CD drives and USB sticks\n", table.Bytes(medium.Image.Size), filepath.Join(c.Out, medium.Image.Name))
+			}
+			fmt.Fprintf(a.stdout, "%s to send to a machine, %s\n", table.Bytes(m.Kernel.Size+m.Initramfs.Size), builtIn(m.Cached, a.now().Sub(start)))
 			return nil
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&c.Out, "out", "build/agentos", "`directory` for vmlinuz, initramfs.zst and manifest.json")
+	flags.StringVar(&c.Out, "out", "build/agentos", "`directory` for vmlinuz, initramfs.zst, agent.iso and their manifests")
 	flags.StringVar(&c.Agent, "agent", "", "the agent, a static `binary` (default: bedplate-agent beside this program)")
 	flags.StringVar(&c.KernelPackage, "kernel-package", "linux-image-amd64", "Debian `package` with the kernel")
 	flags.StringVar(&c.KernelDeb, "kernel-deb", "", "package `file` to use instead of the archive's")
@@ -69,6 +79,7 @@ Nothing is built again when nothing has changed. Root is not needed.`,
 	flags.StringVar(&c.Firmware, "firmware", "", "`directory` to take drivers' firmware from, such as /lib/firmware (default: none)")
 	flags.StringVar(&c.Cache, "cache", "", "`directory` for downloaded packages (default: cache beside --out)")
 	flags.BoolVar(&c.Force, "force", false, "build even if nothing has changed")
+	flags.BoolVar(&noMedium, "no-medium", false, "do not make the boot medium for networks without DHCP")
 	return cmd
 }
 

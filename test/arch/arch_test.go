@@ -22,10 +22,12 @@ var allowed = map[string][]string{
 	// Leaves: the domain, the wire definitions, the store's contract.
 	"machine":       {},
 	"machine/index": {"machine"},
-	"proto":         {},
-	"store":         {},
-	"store/bolt":    {"store", "store/storetest"},
-	"trust":         {"machine"},
+	// What a boot medium carries, written by the server and read by the agent.
+	"machine/medium": {"machine"},
+	"proto":          {},
+	"store":          {},
+	"store/bolt":     {"store", "store/storetest"},
+	"trust":          {"machine"},
 
 	// What a storage declaration means, for the server that checks it and the agent that carries it out.
 	"layout": {"proto"},
@@ -41,6 +43,8 @@ var allowed = map[string][]string{
 	"tftp":       {"machine"},
 	"ipxe":       {"machine"},
 	"metadata":   {"machine"},
+	// Boot media are records in the store, enrol with tokens, and are images.
+	"media": {"machine", "machine/medium", "store", "store/bolt", "trust", "images/agentos", "images/iso"},
 
 	// BMCs: the contract, its drivers and sessions below it. Nothing of the server.
 	"bmc": {"machine", "proto"},
@@ -51,6 +55,7 @@ var allowed = map[string][]string{
 	// Images and the agent's system.
 	"images":          {"machine", "proto"},
 	"images/agentos":  {},
+	"images/iso":      {"images/agentos"},
 	"images/debian":   {},
 	"images/registry": {},
 
@@ -62,7 +67,7 @@ var allowed = map[string][]string{
 	"workflow/rpc":        {"workflow", "proto", "machine", "resource", "store"},
 
 	// The agent.
-	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "trust", "layout"},
+	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "machine/medium", "trust", "layout"},
 	"agent/step": {},
 
 	// What becomes of machines that made themselves known, and what is to be
