@@ -131,7 +131,7 @@ func (c *client) acquire(ctx context.Context) (*Lease, error) {
 		}
 		if d := c.cfg.Now().Sub(begun); d >= complain {
 			complain = 2 * d
-			c.cfg.Say("%s (%s): no DHCP offer for %s, %d requests sent: is a DHCP server or relay on this network, and does it know this address?", c.link.Name, c.link.MAC, d.Round(time.Second), sent)
+			c.cfg.Say("%s (%s): no DHCP offer for %s, %d requests sent: is a DHCP server or relay on this network, and does it know this address?%s", c.link.Name, c.link.MAC, d.Round(time.Second), sent, c.cfg.Advice)
 		}
 	}
 }

@@ -65,6 +65,26 @@ func (k Linux) Up(link Link) error {
 	return nil
 }
 
+// VLAN implements Kernel. The name has the parent's index and not its name,
+// which may leave no room (IFNAMSIZ).
+func (k Linux) VLAN(parent Link, id int) (Link, error) {
+	name := fmt.Sprintf("vlan%d.%d", parent.Index, id)
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		err = netlink.LinkAdd(&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: name, ParentIndex: parent.Index}, VlanId: id})
+		if err == nil {
+			l, err = netlink.LinkByName(name)
+		}
+	}
+	if err == nil {
+		err = netlink.LinkSetUp(l)
+	}
+	if err != nil {
+		return Link{}, fmt.Errorf("making VLAN %d on %s: %w", id, parent.Name, err)
+	}
+	return Link{Name: name, Index: l.Attrs().Index, MAC: parent.MAC, Carrier: parent.Carrier}, nil
+}
+
 // Configure implements Kernel.
 func (k Linux) Configure(link Link, lease *Lease, metric int) error {
 	l, err := netlink.LinkByIndex(link.Index)

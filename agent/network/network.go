@@ -1,6 +1,7 @@
 // Package network brings up the machine's network: every link at once, a DHCP
 // lease on each that has a carrier (RFC 2131, RFC 3442 routes, option 26 MTU),
-// kept by renewal for as long as the agent runs, or one static address.
+// kept by renewal for as long as the agent runs, or addresses that are given
+// beforehand, on the link itself or on a VLAN.
 //
 // Every lease is kept; which one carries the default route and the name
 // servers is decided by who reaches the Bedplate server: the first link whose
@@ -43,6 +44,8 @@ type Kernel interface {
 	Links() ([]Link, error)
 	// Up brings a link up; on one that is up it does nothing.
 	Up(link Link) error
+	// VLAN returns the link for an 802.1Q VLAN on parent, and makes it if it isn't there.
+	VLAN(parent Link, id int) (Link, error)
 	// Configure gives the link this address, these routes and this MTU and
 	// takes away what it was given before. A nil lease takes away everything.
 	Configure(link Link, lease *Lease, metric int) error
@@ -57,6 +60,11 @@ type Config struct {
 	Prefer machine.MAC
 	// Static is used instead of DHCP if its address is valid.
 	Static Lease
+	// Interfaces are what is known of links beforehand. If any of them has an
+	// address, links that are not among them are left alone; else they ask DHCP.
+	Interfaces []Interface
+	// Advice is added when DHCP doesn't answer.
+	Advice string
 	// Probe reports whether the server is reached over this interface, within
 	// the time that ctx gives it.
 	Probe func(ctx context.Context, iface string) error
@@ -70,6 +78,15 @@ type Config struct {
 	Rand func() uint32
 }
 
+// Interface is what is known of one link beforehand.
+type Interface struct {
+	MAC machine.MAC
+	// Lease is its address and what comes with it; with an invalid address it asks DHCP.
+	Lease Lease
+	// VLAN is the 802.1Q VLAN that it is used on; 0: none.
+	VLAN int
+}
+
 // Manager keeps the network up. Make it with New.
 type Manager struct {
 	cfg   Config
@@ -81,7 +98,9 @@ type Manager struct {
 }
 
 type linkState struct {
-	link   Link
+	link Link
+	// on is the link that is configured: link itself, or a VLAN on it.
+	on     Link
 	cancel context.CancelFunc
 	lease  *Lease
 }
@@ -129,6 +148,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	tick := time.NewTicker(scanInterval)
 	defer tick.Stop()
 	started, warned := m.cfg.Now(), false
+	strangers := sync.OnceFunc(func() { m.sayStrangers() })
 	for {
 		links, err := m.cfg.Kernel.Links()
 		if err != nil {
@@ -139,6 +159,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		if len(links) == 0 && !warned && m.cfg.Now().Sub(started) > 5*time.Second {
 			warned = true
 			m.cfg.Say("no network interface found: is its driver in the agent's system? (bedplate.modules=NAME loads one by name)")
+		}
+		if len(links) > 0 && m.cfg.Now().Sub(started) > strangerWait {
+			strangers()
 		}
 		select {
 		case <-ctx.Done():
@@ -164,7 +187,7 @@ func (m *Manager) follow(ctx context.Context, wg *sync.WaitGroup, links []Link) 
 			s.cancel() // the same name for another device
 		}
 		lctx, cancel := context.WithCancel(ctx)
-		m.links[l.Name] = &linkState{link: l, cancel: cancel}
+		m.links[l.Name] = &linkState{link: l, on: l, cancel: cancel}
 		m.mu.Unlock()
 		wg.Go(func() { m.runLink(lctx, l) })
 	}
@@ -191,17 +214,23 @@ func (m *Manager) runLink(ctx context.Context, link Link) {
 	if err := m.cfg.Kernel.Up(link); err != nil {
 		m.cfg.Say("%s (%s): %v", link.Name, link.MAC, err)
 	}
-	wg.Go(func() { m.probeLink(ctx, link) })
-	if !m.cfg.Static.Address.IsValid() {
-		c := &client{link: link, cfg: m.cfg, carrier: func() bool { return m.carrier(link.Name) }, changed: func(l *Lease) { m.leased(link, l) }}
+	known, use := m.known(link)
+	if !use {
+		return
+	}
+	on, ok := m.device(ctx, link, known.VLAN)
+	if !ok {
+		return
+	}
+	wg.Go(func() { m.probeLink(ctx, link, on) })
+	if !known.Lease.Address.IsValid() {
+		c := &client{link: on, cfg: m.cfg, carrier: func() bool { return m.carrier(link.Name) }, changed: func(l *Lease) { m.leased(link, l) }}
 		c.run(ctx)
 		return
 	}
-	if !m.cfg.Prefer.IsZero() && m.cfg.Prefer != link.MAC {
-		return
-	}
 	if waitCarrier(ctx, func() bool { return m.carrier(link.Name) }) {
-		static := m.cfg.Static
+		static := known.Lease
+		m.cfg.Say("%s (%s): address %s, given beforehand", on.Name, link.MAC, static.Address)
 		m.leased(link, &static)
 		<-ctx.Done()
 	}
@@ -251,9 +280,9 @@ func (m *Manager) configureLocked(s *linkState) {
 	case s.link.MAC == m.cfg.Prefer && !m.cfg.Prefer.IsZero():
 		metric = metricBoot
 	}
-	if err := m.cfg.Kernel.Configure(s.link, s.lease, metric); err != nil {
-		m.cfg.Log.Error("configuring network interface", "iface", s.link.Name, "err", err)
-		m.cfg.Say("%s: %v", s.link.Name, err)
+	if err := m.cfg.Kernel.Configure(s.on, s.lease, metric); err != nil {
+		m.cfg.Log.Error("configuring network interface", "iface", s.on.Name, "err", err)
+		m.cfg.Say("%s: %v", s.on.Name, err)
 	}
 	if s.lease == nil || (m.winner != "" && m.winner != s.link.Name) {
 		return
@@ -272,9 +301,9 @@ const (
 	probePoll      = 50 * time.Millisecond
 )
 
-// probeLink finds out whether the server is reached over the link, until some
-// link has won; and again whenever the winner is lost.
-func (m *Manager) probeLink(ctx context.Context, link Link) {
+// probeLink finds out whether the server is reached over the link's device on,
+// until some link has won; and again whenever the winner is lost.
+func (m *Manager) probeLink(ctx context.Context, link, on Link) {
 	var since, next time.Time
 	for sleep(ctx, probePoll) {
 		lease, winner := m.state(link)
@@ -293,14 +322,14 @@ func (m *Manager) probeLink(ctx context.Context, link Link) {
 			continue
 		}
 		pctx, cancel := context.WithTimeout(ctx, probeTimeout)
-		err := m.cfg.Probe(pctx, link.Name)
+		err := m.cfg.Probe(pctx, on.Name)
 		cancel()
 		if err == nil {
 			m.won(link)
 			continue
 		}
 		if ctx.Err() == nil {
-			m.cfg.Say("%s: the server does not answer yet: %v", link.Name, err)
+			m.cfg.Say("%s: the server does not answer yet: %v", on.Name, err)
 		}
 		next = m.cfg.Now().Add(probeInterval + m.cfg.Now().Sub(since)/4)
 	}

@@ -105,6 +105,10 @@ func (w *world) Links() ([]Link, error) {
 
 func (w *world) Up(Link) error { return nil }
 
+func (w *world) VLAN(parent Link, id int) (Link, error) {
+	return Link{Name: fmt.Sprintf("%s.%d", parent.Name, id), Index: 100 + parent.Index, MAC: parent.MAC}, nil
+}
+
 func (w *world) Configure(l Link, lease *Lease, metric int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

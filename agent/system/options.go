@@ -10,9 +10,11 @@ import (
 	"strings"
 
 	"github.com/bedplate/bedplate/machine"
+	"github.com/bedplate/bedplate/machine/medium"
 )
 
-// Options are the agent's kernel arguments, bedplate.*.
+// Options are the agent's kernel arguments, bedplate.*, or what a boot medium
+// says in their place.
 type Options struct {
 	// Server is HOST:PORT of the agents' gRPC port (bedplate.server).
 	Server string
@@ -30,6 +32,10 @@ type Options struct {
 	Debug bool
 	// Modules are to be loaded whatever the hardware says (bedplate.modules=a,b).
 	Modules []string
+	// Interfaces are those that a boot medium knows.
+	Interfaces []medium.Interface
+	// Medium is set when the machine was booted from one.
+	Medium bool
 }
 
 // StaticAddress is bedplate.ip=ADDRESS/PREFIX,GATEWAY[,DNS]; the gateway may be empty.
@@ -63,19 +69,44 @@ func ParseOptions(cmdline string) (Options, error) {
 	}
 	o.CA, err = parseDigest(args["bedplate.ca"])
 	check("bedplate.ca", err)
+	return o, errors.Join(append(errs, o.parseLocal(args))...)
+}
+
+// ParseMedium reads the configuration of a boot medium, and from the text of
+// /proc/cmdline the arguments that are about this machine alone: bedplate.mac,
+// ip, debug and modules. Where the server is, and what to enrol with, is the
+// medium's to say.
+func ParseMedium(cmdline string, config []byte) (Options, error) {
+	o := Options{Medium: true}
+	err := o.parseLocal(parseCmdline(cmdline))
+	c, err2 := medium.Parse(config)
+	if err2 != nil {
+		return o, errors.Join(err, err2)
+	}
+	o.Server, o.HTTP, o.Token, o.Interfaces = c.Server, strings.TrimSuffix(c.HTTP, "/"), c.Token, c.Interfaces
+	o.CA, err2 = parseDigest(c.CA)
+	return o, errors.Join(err, err2)
+}
+
+// parseLocal reads the arguments that are about this machine alone.
+func (o *Options) parseLocal(args map[string]string) error {
+	var errs []error
+	var err error
 	if s := args["bedplate.mac"]; s != "" {
-		o.MAC, err = machine.ParseMAC(s)
-		check("bedplate.mac", err)
+		if o.MAC, err = machine.ParseMAC(s); err != nil {
+			errs = append(errs, fmt.Errorf("kernel argument bedplate.mac: %w", err))
+		}
 	}
 	if s := args["bedplate.ip"]; s != "" {
-		o.Static, err = parseStatic(s)
-		check("bedplate.ip", err)
+		if o.Static, err = parseStatic(s); err != nil {
+			errs = append(errs, fmt.Errorf("kernel argument bedplate.ip: %w", err))
+		}
 	}
 	_, o.Debug = args["bedplate.debug"]
 	if s := args["bedplate.modules"]; s != "" {
 		o.Modules = strings.Split(s, ",")
 	}
-	return o, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 func parseDigest(s string) (d [sha256.Size]byte, err error) {

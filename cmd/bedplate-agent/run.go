@@ -78,19 +78,20 @@ func newMachine() (*machine, error) {
 	if err != nil {
 		return m, fmt.Errorf("reading kernel arguments: %w", err)
 	}
-	m.opts, err = system.ParseOptions(string(cmdline))
+	m.opts, err = readOptions(string(cmdline))
 	level, out := slog.LevelWarn, io.Writer(m.ring)
 	if m.opts.Debug {
 		level, out = slog.LevelDebug, io.MultiWriter(m.console, m.ring)
 	}
 	m.log = slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}))
 	if err != nil {
-		return m, fmt.Errorf("%w\nthis system is started by Bedplate's boot script, which gives these arguments", err)
+		return m, fmt.Errorf("%w\nthis system is started by Bedplate's boot script or boot medium, which say these things", err)
 	}
 	m.network, err = network.New(network.Config{
 		Kernel: network.Linux{Sys: "/sys"}, Conns: network.LinuxConns{}, Prefer: m.opts.MAC,
-		Static: network.Static(m.opts.Static.Address, m.opts.Static.Gateway, m.opts.Static.Nameservers),
-		Probe:  network.Probe(m.opts.Server), Resolver: network.WriteResolver("/etc/resolv.conf"),
+		Static:     network.Static(m.opts.Static.Address, m.opts.Static.Gateway, m.opts.Static.Nameservers),
+		Interfaces: interfaces(m.opts.Interfaces), Advice: advice(m.opts),
+		Probe: network.Probe(m.opts.Server), Resolver: network.WriteResolver("/etc/resolv.conf"),
 		Say: m.say, Log: m.log, Now: time.Now, Rand: mathrand.Uint32,
 	})
 	return m, err
