@@ -21,6 +21,8 @@ func roles() map[string]pb.Role {
 		pb.MachineService_GetMachineTimeline_FullMethodName: viewer,
 		pb.MachineService_FollowMachine_FullMethodName:      viewer,
 		pb.MachineService_RetryMachine_FullMethodName:       operator,
+		pb.MachineService_MakeMachineMedium_FullMethodName:  operator,
+		pb.MachineService_RevokeMachineMedia_FullMethodName: operator,
 
 		pb.MachineService_ListMachineInventories_FullMethodName: viewer,
 		pb.MachineService_DiffMachineInventories_FullMethodName: viewer,

@@ -62,6 +62,7 @@ type Config struct {
 	Workflows Workflows
 	Machines  MachineViews
 	Images    ImageContent
+	Media     BootMedia
 	Instances InstanceChecker
 	Rules     RuleChecker
 	History   MachineHistory

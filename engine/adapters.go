@@ -276,12 +276,16 @@ func (e *Engine) baseFor(m *pb.Machine) string {
 // serverFacts are what expressions see as `server`.
 func (e *Engine) serverFacts(m *pb.Machine, i *pb.Instance) map[string]string {
 	base := e.baseFor(m)
-	facts := map[string]string{"http_url": base}
+	facts := map[string]string{"http_url": base, "network_config_url": ""}
 	if a, err := netip.ParseAddr(m.GetStatus().GetAgent().GetAddress()); err == nil {
 		facts["registry"] = hostPort(e.networks.serverAddress(a), e.cfg.httpPort())
 	}
 	if i != nil {
-		facts["metadata_url"] = base + "/nocloud/" + e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid()) + "/"
+		url := base + "/nocloud/" + e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid()) + "/"
+		facts["metadata_url"] = url
+		if i.GetSpec().GetNetworkConfig() != "" || e.withoutDHCP(machineValue(m)) {
+			facts["network_config_url"] = url + "network-config"
+		}
 	}
 	return facts
 }

@@ -25,14 +25,28 @@ import (
 type agentTrust struct {
 	ca     *trust.CA
 	tokens *trust.BootTokens
+	media  *trust.MediaTokens
 	now    func() time.Time
 }
 
 // VerifyToken implements rpc.Trust.
 func (t agentTrust) VerifyToken(token string) (rpc.Claim, error) {
+	if trust.IsMediaToken(token) {
+		return t.verifyMedium(token)
+	}
 	b, err := t.tokens.Verify(token, t.now())
 	claim := rpc.Claim{Machine: b.Machine, MAC: b.MAC, ID: b.ID, Expires: b.Expires}
 	if errors.Is(err, trust.ErrExpiredToken) {
+		claim.Expired = true
+		return claim, nil
+	}
+	return claim, err
+}
+
+func (t agentTrust) verifyMedium(token string) (rpc.Claim, error) {
+	m, err := t.media.Verify(token, t.now())
+	claim := rpc.Claim{Machine: m.Machine, ID: m.ID, Expires: m.Expires, Medium: true}
+	if errors.Is(err, trust.ErrExpiredMedium) {
 		claim.Expired = true
 		return claim, nil
 	}
@@ -112,7 +126,8 @@ func (e *Engine) buildAgents() error {
 	}
 	e.agents, err = rpc.New(rpc.Config{
 		Address: e.cfg.bind(e.cfg.agentPort()), TLS: cert.AgentTLS(), DB: e.db, Controller: e.workflow,
-		Trust: agentTrust{e.ca, e.key.BootTokens(e.cfg.Rand, 0), e.cfg.Now}, Machines: agentMachines{e.lifecycle, e.db},
+		Trust:    agentTrust{e.ca, e.key.BootTokens(e.cfg.Rand, 0), e.key.MediaTokens(e.cfg.Rand), e.cfg.Now},
+		Machines: agentMachines{e.lifecycle, e.db}, Media: agentMedia{e},
 		Observer: e.timeline, Now: e.cfg.Now, Logger: e.log,
 	})
 	return err
@@ -127,7 +142,7 @@ func (e *Engine) buildAPI(context.Context) error {
 	e.api, err = api.New(api.Config{
 		Address: e.cfg.bind(e.cfg.apiPort()), TLS: cert.TLS(), Version: e.cfg.Version, DB: e.db, Events: e.events, Sealer: e.sealer, Rand: e.cfg.Rand,
 		Templates: templates{e.workflow}, Workflows: workflows{e.workflow}, Machines: machineViews{e.db, e.lifecycle, e.timeline},
-		Images: imageContent{e}, Instances: instanceChecker{}, Rules: ruleChecker{}, History: e.history, Logger: e.log, Registerer: e.registry,
+		Images: imageContent{e}, Media: bootMedia{e}, Instances: instanceChecker{}, Rules: ruleChecker{}, History: e.history, Logger: e.log, Registerer: e.registry,
 	})
 	return err
 }

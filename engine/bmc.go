@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -37,7 +36,7 @@ func (e *Engine) buildBMC(ctx context.Context) (err error) {
 		return err
 	}
 	e.jobs, err = job.New(job.Config{
-		DB: e.db, BMCs: e.fleet, MediaURL: e.mediaURL, Booted: e.booted, Event: note,
+		DB: e.db, BMCs: e.fleet, MediaURL: e.mediaURL, MediaEjected: e.mediaEjected, Booted: e.booted, Event: note,
 		PowerBudget: e.cfg.BMC.PowerBudget, PowerInterval: e.cfg.BMC.PowerInterval,
 		HTTP: &http.Client{Timeout: firmwareTimeout}, Now: e.cfg.Now, Logger: e.log, Registry: e.registry,
 	})
@@ -53,8 +52,12 @@ func (e *Engine) dialBMC(ctx context.Context, t bmc.Target) (bmc.Driver, error) 
 }
 
 // mediaURL is where a machine's BMC loads the agent's system from.
-func (e *Engine) mediaURL(context.Context, *pb.Machine) (string, error) {
-	return "", errors.New("this server makes no boot media")
+func (e *Engine) mediaURL(ctx context.Context, m *pb.Machine) (string, error) {
+	return e.MediaURL(ctx, m.GetMetadata().GetName())
+}
+
+func (e *Engine) mediaEjected(ctx context.Context, m *pb.Machine) error {
+	return e.MediaEjected(ctx, m.GetMetadata().GetName())
 }
 
 // booted reports whether the boot services have seen the machine's firmware at

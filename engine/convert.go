@@ -8,6 +8,9 @@ import (
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
 
+// bootMedium is the boot method of machines that boot the agent from a medium.
+const bootMedium = "virtual-media"
+
 // machineValue returns what the boot services need of a Machine. What doesn't
 // parse is left out: the API refuses it before it is stored.
 func machineValue(m *pb.Machine) machine.Machine {
@@ -21,6 +24,7 @@ func machineValue(m *pb.Machine) machine.Machine {
 		Instance:   m.GetStatus().GetInstance(),
 		Labels:     m.GetMetadata().GetLabels(),
 		Boot:       bootTarget(m),
+		Medium:     m.GetSpec().GetBootMethod() == bootMedium,
 	}
 	if v.Hostname == "" {
 		v.Hostname = m.GetMetadata().GetName()
@@ -55,7 +59,7 @@ func interfaceValue(i *pb.Interface) (machine.Interface, error) {
 	if err != nil {
 		return machine.Interface{}, err
 	}
-	v := machine.Interface{MAC: mac, DisableDHCP: i.GetDisableDhcp(), DisableNetboot: i.GetDisableNetboot(), Nameservers: addrs(i.GetNameservers())}
+	v := machine.Interface{MAC: mac, DisableDHCP: i.GetDisableDhcp(), DisableNetboot: i.GetDisableNetboot(), Nameservers: addrs(i.GetNameservers()), VLAN: int(i.GetVlan())}
 	if p, err := netip.ParsePrefix(i.GetAddress()); err == nil {
 		v.Address = p
 	}

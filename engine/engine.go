@@ -33,6 +33,7 @@ import (
 	"github.com/bedplate/bedplate/lifecycle"
 	"github.com/bedplate/bedplate/machine"
 	"github.com/bedplate/bedplate/machine/index"
+	"github.com/bedplate/bedplate/media"
 	"github.com/bedplate/bedplate/metadata"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
@@ -75,6 +76,7 @@ type Engine struct {
 	tftp      *tftp.Server
 	ipxe      *ipxe.Server
 	metadata  *metadata.Server
+	media     *media.Server
 	mirror    *registry.Mirror
 	workflow  *workflow.Controller
 	agents    *rpc.Server
@@ -104,7 +106,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := e.openState(); err != nil {
 		return nil, err
 	}
-	for _, build := range []func(context.Context) error{e.buildBoot, e.buildBMC, e.buildWorkflows, e.buildAPI, e.seed} {
+	for _, build := range []func(context.Context) error{e.buildBoot, e.buildMedia, e.buildBMC, e.buildWorkflows, e.buildAPI, e.seed} {
 		if err := build(ctx); err != nil {
 			return nil, errors.Join(err, e.Close())
 		}
@@ -160,7 +162,7 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	e.documents = newDocuments(e.index, e.key.MetadataKey)
+	e.documents = newDocuments(e.index, e.key.MetadataKey, e.networkConfig)
 	if err := e.loadLeases(ctx); err != nil {
 		return err
 	}
@@ -193,6 +195,18 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 	}
 	e.metadata, err = metadata.New(metadata.Config{
 		Source: e.documents, PhoneHome: e.phoneHome, Observer: e.timeline, Logger: e.log, Registerer: e.registry, Now: e.cfg.Now,
+	})
+	return err
+}
+
+// buildMedia builds what makes and serves boot media.
+func (e *Engine) buildMedia(context.Context) (err error) {
+	e.media, err = media.New(media.Config{
+		Store: e.store, Tokens: e.key.MediaTokens(e.cfg.Rand), Describe: e.describeMedium, Dir: e.cfg.agentOSDir(),
+		Event: func(name machine.Name, reason, message, actor string) store.Op {
+			return e.events.Op(event.Entry{Kind: "Machine", Name: string(name), Reason: reason, Message: message, Actor: actor})
+		},
+		Observer: e.timeline, Logger: e.log, Registerer: e.registry, Now: e.cfg.Now,
 	})
 	return err
 }

@@ -45,6 +45,7 @@ func freePorts(t *testing.T, n int) []uint16 {
 // server is an engine that runs on loopback, and a client with its first admin token.
 type server struct {
 	t      *testing.T
+	e      *Engine
 	cfg    Config
 	secret string
 	stop   func()
@@ -70,7 +71,7 @@ func start(t *testing.T, cfg Config) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, cfg: cfg}
+	s := &server{t: t, e: e, cfg: cfg}
 	if s.secret, _, err = e.Bootstrap(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,9 @@ func (e *Engine) feedMachines(ctx context.Context) error {
 		},
 		func(name string) {
 			e.index.Remove(machine.Name(name))
+			if err := e.media.Revoke(ctx, machine.Name(name), ""); err != nil && ctx.Err() == nil {
+				e.log.Warn("taking out a boot medium", "machine", name, "err", err)
+			}
 			if err := e.forgetTimeline(ctx, machine.Name(name)); err != nil && ctx.Err() == nil {
 				e.log.Warn("forgetting a timeline", "machine", name, "err", err)
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bedplate/bedplate/ipxe"
+	"github.com/bedplate/bedplate/media"
 	"github.com/bedplate/bedplate/metadata"
 )
 
@@ -27,6 +28,7 @@ func (e *Engine) handler() http.Handler {
 	for _, prefix := range metadata.Prefixes() {
 		mux.Handle(prefix, e.metadata.Handler())
 	}
+	mux.Handle(media.Prefix, e.media.Handler())
 	mux.Handle("/images/", e.images.Handler(e.catalogue.digest, e.timeline))
 	mux.Handle("/v2/", e.mirror)
 	mux.Handle("/speed", newSpeed())

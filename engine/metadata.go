@@ -21,14 +21,16 @@ type documents struct {
 	index *index.Index
 	// key returns the secret part of an instance's metadata URL.
 	key func(instance, uid string) string
+	// network returns the network configuration of a machine without DHCP.
+	network func(machine.Machine) []byte
 
 	mu        sync.RWMutex
 	instances map[string]*pb.Instance
 	byDigest  map[[sha256.Size]byte]string
 }
 
-func newDocuments(x *index.Index, key func(instance, uid string) string) *documents {
-	return &documents{index: x, key: key, instances: map[string]*pb.Instance{}, byDigest: map[[sha256.Size]byte]string{}}
+func newDocuments(x *index.Index, key func(instance, uid string) string, network func(machine.Machine) []byte) *documents {
+	return &documents{index: x, key: key, network: network, instances: map[string]*pb.Instance{}, byDigest: map[[sha256.Size]byte]string{}}
 }
 
 func (d *documents) digest(i *pb.Instance) [sha256.Size]byte {
@@ -74,7 +76,7 @@ func (d *documents) ByKey(key string) (metadata.Document, bool) {
 		return metadata.Document{}, false
 	}
 	m, _ := d.index.ByName(machine.Name(i.GetStatus().GetMachine()))
-	return document(i, m), true
+	return d.document(i, m), true
 }
 
 // ByAddress implements metadata.Source.
@@ -89,17 +91,20 @@ func (d *documents) ByAddress(a netip.Addr) (metadata.Document, bool) {
 	if !ok {
 		return metadata.Document{}, false
 	}
-	doc := document(i, m)
+	doc := d.document(i, m)
 	doc.LocalIPv4 = a.Unmap()
 	return doc, true
 }
 
 // document is what an instance on a machine may know of itself.
-func document(i *pb.Instance, m machine.Machine) metadata.Document {
+func (d *documents) document(i *pb.Instance, m machine.Machine) metadata.Document {
 	doc := metadata.Document{
 		Machine: m.Name, InstanceID: "i-" + i.GetMetadata().GetUid(), Hostname: i.GetSpec().GetHostname(),
 		SSHKeys: i.GetSpec().GetSshKeys(), UserData: []byte(i.GetSpec().GetUserData()), NetworkConfig: []byte(i.GetSpec().GetNetworkConfig()),
 		Labels: i.GetMetadata().GetLabels(),
+	}
+	if len(doc.NetworkConfig) == 0 {
+		doc.NetworkConfig = d.network(m)
 	}
 	if doc.Hostname == "" {
 		doc.Hostname = orText(m.Hostname, i.GetMetadata().GetName())

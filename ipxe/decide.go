@@ -128,7 +128,7 @@ func (s *Server) agent(a asker, m machine.Machine, result string) decision {
 // machine's own arguments cannot turn the agent to another server.
 func (s *Server) args(a asker, m machine.Machine, token string) []string {
 	args := append([]string(nil), s.cfg.KernelArgs...)
-	args = append(args, consoleArgs(m.Console)...)
+	args = append(args, ConsoleArgs(m.Console)...)
 	args = append(args, m.KernelArgs...)
 	args = append(args,
 		"bedplate.server="+s.cfg.AgentAddress(a.peer, a.local),
@@ -145,11 +145,14 @@ func (s *Server) args(a asker, m machine.Machine, token string) []string {
 	return args
 }
 
-// consoleArgs names the screen and the serial console, of which the kernel makes
+// DefaultConsole is the serial console of machines that name none.
+const DefaultConsole = "ttyS0,115200n8"
+
+// ConsoleArgs names the screen and the serial console, of which the kernel makes
 // the last /dev/console.
-func consoleArgs(console string) []string {
+func ConsoleArgs(console string) []string {
 	if console == "" {
-		console = "ttyS0,115200n8"
+		console = DefaultConsole
 	}
 	return []string{"console=tty0", "console=" + console}
 }

@@ -104,6 +104,8 @@ type Machine struct {
 	Boot       BootTarget
 	Console    string
 	KernelArgs []string
+	// Medium says that the machine boots the agent from a boot medium.
+	Medium bool
 	// Instance is the name of the instance that the machine is given to.
 	Instance string
 	Labels   map[string]string
@@ -113,9 +115,11 @@ type Machine struct {
 type Interface struct {
 	MAC MAC
 	// Address is the reserved address and prefix; invalid when it comes from a pool.
-	Address        netip.Prefix
-	Gateway        netip.Addr
-	Nameservers    []netip.Addr
+	Address     netip.Prefix
+	Gateway     netip.Addr
+	Nameservers []netip.Addr
+	// VLAN is the 802.1Q VLAN that the agent uses when it boots from a medium; 0: none.
+	VLAN           int
 	DisableDHCP    bool
 	DisableNetboot bool
 }

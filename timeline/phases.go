@@ -17,6 +17,7 @@ const (
 	PhaseBootFile   = "boot file"
 	PhaseIPXE       = "ipxe"
 	PhaseHTTP       = "kernel and initramfs"
+	PhaseMedium     = "boot medium"
 	PhaseAgentStart = "agent start"
 	PhaseReboot     = "reboot"
 	PhaseOSBoot     = "operating system boot"
@@ -114,8 +115,16 @@ func transitionHTTP(now string, s machine.Sighting) string {
 		if strings.HasPrefix(s.Detail, "disk") {
 			return PhaseOSBoot
 		}
-	case "initramfs-complete":
+	case "initramfs-complete", "medium-loaded":
 		return PhaseAgentStart
+	case "medium":
+		return PhaseMedium
+	case "medium-complete":
+		// A BMC that fetches all of it does so before the machine has power, or
+		// the firmware is under way meanwhile.
+		if now == PhaseMedium {
+			return "-"
+		}
 	}
 	return ""
 }

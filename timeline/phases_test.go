@@ -98,6 +98,22 @@ func TestPhases(t *testing.T) {
 			},
 			want: []string{"kernel and initramfs 1..2", "firmware 2..5", "dhcp 5.."},
 		},
+		{
+			name: "a boot medium that a BMC passes on piece by piece",
+			seen: []machine.Sighting{
+				seen(0, machine.SourceBMC, "power-on", ""), seen(4, machine.SourceHTTP, "medium", "1 byte"),
+				seen(30, machine.SourceHTTP, "medium-loaded", ""), seen(40, machine.SourceAgent, "connected", ""),
+			},
+			want: []string{"firmware 0..4", "boot medium 4..30", "agent start 30..40"},
+		},
+		{
+			name: "a boot medium that a BMC fetches before the machine has power",
+			seen: []machine.Sighting{
+				seen(0, machine.SourceHTTP, "medium", "1 byte"), seen(9, machine.SourceHTTP, "medium-complete", ""),
+				seen(10, machine.SourceBMC, "power-on", ""), seen(40, machine.SourceAgent, "connected", ""),
+			},
+			want: []string{"boot medium 0..9", "firmware 10..40"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := &track{last: map[machine.Source]machine.Sighting{}}

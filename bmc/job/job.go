@@ -54,6 +54,9 @@ type Config struct {
 	BMCs BMCs
 	// MediaURL returns where a machine's BMC loads the agent's system from.
 	MediaURL func(ctx context.Context, m *pb.Machine) (string, error)
+	// MediaEjected is told when the BMC has let go of what it had inserted, so
+	// that its URL and what is in it are good no more; may be nil.
+	MediaEjected func(ctx context.Context, m *pb.Machine) error
 	// Booted reports whether a service has seen the machine's firmware start
 	// since then. It settles whether a reset was done that a crash cut short.
 	Booted func(name machine.Name, since time.Time) bool

@@ -255,6 +255,11 @@ func (c *Controller) ejectMedia(ctx context.Context, m *pb.Machine, op *pb.Media
 	if err != nil {
 		return "", hidden{err, ""} // it says what is inserted
 	}
+	if c.cfg.MediaEjected != nil {
+		if err := c.cfg.MediaEjected(ctx, m); err != nil {
+			return "", fmt.Errorf("taking back the medium of machine %s: %w", m.Metadata.Name, err)
+		}
+	}
 	c.record(ctx, m, func(s *pb.BMCStatus) { s.Media = "" })
 	return fmt.Sprintf("no %s is inserted", kind), nil
 }

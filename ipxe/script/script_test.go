@@ -23,6 +23,7 @@ type input struct {
 	Agent   *Agent
 	Disk    *Disk
 	Message *Message
+	Medium  *Medium
 }
 
 // TestGolden makes each testdata/*.txtar's scripts from its input.json.
@@ -76,6 +77,8 @@ func render(t *testing.T, data []byte) []txtar.File {
 	case in.Disk != nil:
 		add("ipxe", in.Disk.IPXE)
 		add("grub", in.Disk.GRUB)
+	case in.Medium != nil:
+		add("grub", in.Medium.GRUB)
 	case in.Message != nil:
 		add("ipxe", in.Message.IPXE)
 		add("grub", in.Message.GRUB)

@@ -133,7 +133,7 @@ func (s *Server) redeem(ctx context.Context, name machine.Name, claim Claim, dig
 		if err != nil {
 			return status.Error(codes.Unavailable, err.Error())
 		}
-		compares, ops, err := s.spend(ctx, claim, digest)
+		compares, ops, err := s.entitled(ctx, m, claim, digest, req)
 		if err != nil {
 			return err
 		}
@@ -158,6 +158,16 @@ func (s *Server) redeem(ctx context.Context, name machine.Name, claim Claim, dig
 		}
 	}
 	return status.Error(codes.Unavailable, store.ErrConflict.Error())
+}
+
+// entitled returns the compares and ops that make an enrolment count: the token
+// is used up, or the medium is still in.
+func (s *Server) entitled(ctx context.Context, m *pb.Machine, claim Claim, digest string, req *pb.EnrollRequest) ([]store.Compare, []store.Op, error) {
+	if !claim.Medium {
+		return s.spend(ctx, claim, digest)
+	}
+	compares, err := s.checkMedium(ctx, m, claim, digest, req)
+	return compares, nil, err
 }
 
 // enrolled returns the machine with the boot's agent in its status; nil when

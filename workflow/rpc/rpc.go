@@ -28,6 +28,7 @@ import (
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/store"
 	"github.com/bedplate/bedplate/workflow"
 )
 
@@ -57,6 +58,9 @@ type Claim struct {
 	Expires time.Time
 	// Expired tokens are only good for the key that used them in time.
 	Expired bool
+	// Medium says that it is a boot medium's token, and ID the medium: good for
+	// any number of boots, for as long as Config.Media says so.
+	Medium bool
 }
 
 // holder is whose token it is: the machine's, or else the MAC address's.
@@ -101,6 +105,15 @@ type Machines interface {
 	Inventory(ctx context.Context, m machine.Name, inv *pb.Inventory) error
 }
 
+// Media is what the service needs to know of boot media.
+type Media interface {
+	// Enrolment returns what a transaction has to compare so that it holds only
+	// while the medium is good. The error is for people and says what to do.
+	Enrolment(ctx context.Context, name machine.Name, uid, id string) ([]store.Compare, error)
+	// Reserved returns the machine that an address is reserved for.
+	Reserved(netip.Addr) (machine.Name, bool)
+}
+
 // Config is what a Server needs.
 type Config struct {
 	// Address to listen on, such as :8444.
@@ -111,7 +124,9 @@ type Config struct {
 	Controller *workflow.Controller
 	Trust      Trust
 	Machines   Machines
-	Observer   workflow.Observer
+	// Media may be nil: then nobody enrols with a boot medium.
+	Media    Media
+	Observer workflow.Observer
 	// Heartbeat is how often agents are asked to say that they live; 0: DefaultHeartbeat.
 	Heartbeat time.Duration
 	Now       func() time.Time

@@ -58,6 +58,9 @@ type authority struct {
 }
 
 func (a authority) VerifyToken(token string) (Claim, error) {
+	if m, expired, ok := parseMedium(token); ok {
+		return Claim{Machine: m, ID: "medium-of-" + string(m), Medium: true, Expired: expired}, nil
+	}
 	t, err := a.tokens.Verify(token, a.now())
 	claim := Claim{Machine: t.Machine, MAC: t.MAC, ID: t.ID, Expires: t.Expires, Expired: errors.Is(err, trust.ErrExpiredToken)}
 	if claim.Expired {
@@ -94,6 +97,7 @@ type rig struct {
 	c      *workflow.Controller
 	server *Server
 	trust  authority
+	media  *fakeMedia
 	stop   func()
 
 	mu          sync.Mutex
@@ -109,6 +113,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, now: time.Now(), inventories: make(chan string, 8)}
+	r.media = &fakeMedia{r: r}
 	uid := 0
 	r.db = &resource.DB{Store: b, Now: r.clock, NewUID: func() string { uid++; return fmt.Sprint("uid", uid) }}
 	dir := t.TempDir()
@@ -129,7 +134,7 @@ func newRig(t *testing.T) *rig {
 	if r.c, err = workflow.New(workflow.Config{DB: r.db, Now: r.clock, Logger: log}); err != nil {
 		t.Fatal(err)
 	}
-	r.server, err = New(Config{Address: "127.0.0.1:0", TLS: cert.AgentTLS(), DB: r.db, Controller: r.c, Trust: r.trust, Machines: r, Now: r.clock, Logger: log})
+	r.server, err = New(Config{Address: "127.0.0.1:0", TLS: cert.AgentTLS(), DB: r.db, Controller: r.c, Trust: r.trust, Machines: r, Media: r.media, Now: r.clock, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -385,6 +386,238 @@ func (x *ListMachineTestsResponse) GetNextPageToken() string {
 	return ""
 }
 
+type MakeMachineMediumRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How long the machine can boot from it: a minute to 30 days. Absent: a day.
+	Validity      *durationpb.Duration `protobuf:"bytes,2,opt,name=validity,proto3" json:"validity,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeMachineMediumRequest) Reset() {
+	*x = MakeMachineMediumRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeMachineMediumRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeMachineMediumRequest) ProtoMessage() {}
+
+func (x *MakeMachineMediumRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeMachineMediumRequest.ProtoReflect.Descriptor instead.
+func (*MakeMachineMediumRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MakeMachineMediumRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MakeMachineMediumRequest) GetValidity() *durationpb.Duration {
+	if x != nil {
+		return x.Validity
+	}
+	return nil
+}
+
+type MakeMachineMediumResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*MakeMachineMediumResponse_Medium
+	//	*MakeMachineMediumResponse_Data
+	Part          isMakeMachineMediumResponse_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MakeMachineMediumResponse) Reset() {
+	*x = MakeMachineMediumResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MakeMachineMediumResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MakeMachineMediumResponse) ProtoMessage() {}
+
+func (x *MakeMachineMediumResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MakeMachineMediumResponse.ProtoReflect.Descriptor instead.
+func (*MakeMachineMediumResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MakeMachineMediumResponse) GetPart() isMakeMachineMediumResponse_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *MakeMachineMediumResponse) GetMedium() *MachineMedium {
+	if x != nil {
+		if x, ok := x.Part.(*MakeMachineMediumResponse_Medium); ok {
+			return x.Medium
+		}
+	}
+	return nil
+}
+
+func (x *MakeMachineMediumResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*MakeMachineMediumResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isMakeMachineMediumResponse_Part interface {
+	isMakeMachineMediumResponse_Part()
+}
+
+type MakeMachineMediumResponse_Medium struct {
+	Medium *MachineMedium `protobuf:"bytes,1,opt,name=medium,proto3,oneof"`
+}
+
+type MakeMachineMediumResponse_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*MakeMachineMediumResponse_Medium) isMakeMachineMediumResponse_Part() {}
+
+func (*MakeMachineMediumResponse_Data) isMakeMachineMediumResponse_Part() {}
+
+// MachineMedium describes a boot medium.
+type MachineMedium struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SizeBytes     int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineMedium) Reset() {
+	*x = MachineMedium{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineMedium) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineMedium) ProtoMessage() {}
+
+func (x *MachineMedium) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineMedium.ProtoReflect.Descriptor instead.
+func (*MachineMedium) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MachineMedium) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *MachineMedium) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+type RevokeMachineMediaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeMachineMediaRequest) Reset() {
+	*x = RevokeMachineMediaRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeMachineMediaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeMachineMediaRequest) ProtoMessage() {}
+
+func (x *RevokeMachineMediaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeMachineMediaRequest.ProtoReflect.Descriptor instead.
+func (*RevokeMachineMediaRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RevokeMachineMediaRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type RetryMachineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -394,7 +627,7 @@ type RetryMachineRequest struct {
 
 func (x *RetryMachineRequest) Reset() {
 	*x = RetryMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	mi := &file_bedplate_v1_api_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +639,7 @@ func (x *RetryMachineRequest) String() string {
 func (*RetryMachineRequest) ProtoMessage() {}
 
 func (x *RetryMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[6]
+	mi := &file_bedplate_v1_api_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +652,7 @@ func (x *RetryMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryMachineRequest.ProtoReflect.Descriptor instead.
 func (*RetryMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{6}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RetryMachineRequest) GetName() string {
@@ -438,7 +671,7 @@ type GetMachineRequest struct {
 
 func (x *GetMachineRequest) Reset() {
 	*x = GetMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	mi := &file_bedplate_v1_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +683,7 @@ func (x *GetMachineRequest) String() string {
 func (*GetMachineRequest) ProtoMessage() {}
 
 func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[7]
+	mi := &file_bedplate_v1_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +696,7 @@ func (x *GetMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{7}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetMachineRequest) GetName() string {
@@ -486,7 +719,7 @@ type ListMachinesRequest struct {
 
 func (x *ListMachinesRequest) Reset() {
 	*x = ListMachinesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	mi := &file_bedplate_v1_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +731,7 @@ func (x *ListMachinesRequest) String() string {
 func (*ListMachinesRequest) ProtoMessage() {}
 
 func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[8]
+	mi := &file_bedplate_v1_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +744,7 @@ func (x *ListMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesRequest.ProtoReflect.Descriptor instead.
 func (*ListMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{8}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListMachinesRequest) GetPageSize() int32 {
@@ -548,7 +781,7 @@ type ListMachinesResponse struct {
 
 func (x *ListMachinesResponse) Reset() {
 	*x = ListMachinesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	mi := &file_bedplate_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +793,7 @@ func (x *ListMachinesResponse) String() string {
 func (*ListMachinesResponse) ProtoMessage() {}
 
 func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[9]
+	mi := &file_bedplate_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +806,7 @@ func (x *ListMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMachinesResponse.ProtoReflect.Descriptor instead.
 func (*ListMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{9}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListMachinesResponse) GetMachines() []*Machine {
@@ -610,7 +843,7 @@ type CreateMachineRequest struct {
 
 func (x *CreateMachineRequest) Reset() {
 	*x = CreateMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[10]
+	mi := &file_bedplate_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +855,7 @@ func (x *CreateMachineRequest) String() string {
 func (*CreateMachineRequest) ProtoMessage() {}
 
 func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[10]
+	mi := &file_bedplate_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +868,7 @@ func (x *CreateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMachineRequest.ProtoReflect.Descriptor instead.
 func (*CreateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{10}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateMachineRequest) GetMachine() *Machine {
@@ -671,7 +904,7 @@ type UpdateMachineRequest struct {
 
 func (x *UpdateMachineRequest) Reset() {
 	*x = UpdateMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[11]
+	mi := &file_bedplate_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +916,7 @@ func (x *UpdateMachineRequest) String() string {
 func (*UpdateMachineRequest) ProtoMessage() {}
 
 func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[11]
+	mi := &file_bedplate_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +929,7 @@ func (x *UpdateMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMachineRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateMachineRequest) GetMachine() *Machine {
@@ -731,7 +964,7 @@ type DeleteMachineRequest struct {
 
 func (x *DeleteMachineRequest) Reset() {
 	*x = DeleteMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[12]
+	mi := &file_bedplate_v1_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +976,7 @@ func (x *DeleteMachineRequest) String() string {
 func (*DeleteMachineRequest) ProtoMessage() {}
 
 func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[12]
+	mi := &file_bedplate_v1_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +989,7 @@ func (x *DeleteMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMachineRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteMachineRequest) GetName() string {
@@ -786,7 +1019,7 @@ type WatchMachinesRequest struct {
 
 func (x *WatchMachinesRequest) Reset() {
 	*x = WatchMachinesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[13]
+	mi := &file_bedplate_v1_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +1031,7 @@ func (x *WatchMachinesRequest) String() string {
 func (*WatchMachinesRequest) ProtoMessage() {}
 
 func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[13]
+	mi := &file_bedplate_v1_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +1044,7 @@ func (x *WatchMachinesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMachinesRequest.ProtoReflect.Descriptor instead.
 func (*WatchMachinesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchMachinesRequest) GetName() string {
@@ -846,7 +1079,7 @@ type WatchMachinesResponse struct {
 
 func (x *WatchMachinesResponse) Reset() {
 	*x = WatchMachinesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[14]
+	mi := &file_bedplate_v1_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1091,7 @@ func (x *WatchMachinesResponse) String() string {
 func (*WatchMachinesResponse) ProtoMessage() {}
 
 func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[14]
+	mi := &file_bedplate_v1_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1104,7 @@ func (x *WatchMachinesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMachinesResponse.ProtoReflect.Descriptor instead.
 func (*WatchMachinesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchMachinesResponse) GetType() ChangeType {
@@ -904,7 +1137,7 @@ type ExplainMachineRequest struct {
 
 func (x *ExplainMachineRequest) Reset() {
 	*x = ExplainMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[15]
+	mi := &file_bedplate_v1_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1149,7 @@ func (x *ExplainMachineRequest) String() string {
 func (*ExplainMachineRequest) ProtoMessage() {}
 
 func (x *ExplainMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[15]
+	mi := &file_bedplate_v1_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1162,7 @@ func (x *ExplainMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMachineRequest.ProtoReflect.Descriptor instead.
 func (*ExplainMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainMachineRequest) GetName() string {
@@ -958,7 +1191,7 @@ type ExplainMachineResponse struct {
 
 func (x *ExplainMachineResponse) Reset() {
 	*x = ExplainMachineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[16]
+	mi := &file_bedplate_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1203,7 @@ func (x *ExplainMachineResponse) String() string {
 func (*ExplainMachineResponse) ProtoMessage() {}
 
 func (x *ExplainMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[16]
+	mi := &file_bedplate_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1216,7 @@ func (x *ExplainMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMachineResponse.ProtoReflect.Descriptor instead.
 func (*ExplainMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExplainMachineResponse) GetMachine() *Machine {
@@ -1044,7 +1277,7 @@ type FollowMachineRequest struct {
 
 func (x *FollowMachineRequest) Reset() {
 	*x = FollowMachineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[17]
+	mi := &file_bedplate_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1289,7 @@ func (x *FollowMachineRequest) String() string {
 func (*FollowMachineRequest) ProtoMessage() {}
 
 func (x *FollowMachineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[17]
+	mi := &file_bedplate_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1302,7 @@ func (x *FollowMachineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowMachineRequest.ProtoReflect.Descriptor instead.
 func (*FollowMachineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FollowMachineRequest) GetName() string {
@@ -1093,7 +1326,7 @@ type FollowMachineResponse struct {
 
 func (x *FollowMachineResponse) Reset() {
 	*x = FollowMachineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[18]
+	mi := &file_bedplate_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1338,7 @@ func (x *FollowMachineResponse) String() string {
 func (*FollowMachineResponse) ProtoMessage() {}
 
 func (x *FollowMachineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[18]
+	mi := &file_bedplate_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1351,7 @@ func (x *FollowMachineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowMachineResponse.ProtoReflect.Descriptor instead.
 func (*FollowMachineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowMachineResponse) GetEvent() isFollowMachineResponse_Event {
@@ -1188,7 +1421,7 @@ type GetMachineTimelineRequest struct {
 
 func (x *GetMachineTimelineRequest) Reset() {
 	*x = GetMachineTimelineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[19]
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1433,7 @@ func (x *GetMachineTimelineRequest) String() string {
 func (*GetMachineTimelineRequest) ProtoMessage() {}
 
 func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[19]
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1446,7 @@ func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{19}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetMachineTimelineRequest) GetName() string {
@@ -1232,7 +1465,7 @@ type GetMachineTimelineResponse struct {
 
 func (x *GetMachineTimelineResponse) Reset() {
 	*x = GetMachineTimelineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[20]
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1477,7 @@ func (x *GetMachineTimelineResponse) String() string {
 func (*GetMachineTimelineResponse) ProtoMessage() {}
 
 func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[20]
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1490,7 @@ func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineResponse.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{20}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetMachineTimelineResponse) GetPhases() []*Phase {
@@ -1276,7 +1509,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[21]
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1521,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[21]
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1534,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{21}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -1324,7 +1557,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[22]
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1569,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[22]
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1582,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -1386,7 +1619,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1631,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1644,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1448,7 +1681,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1693,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1706,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateNetworkRequest) GetNetwork() *Network {
@@ -1509,7 +1742,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1754,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1767,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1569,7 +1802,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1814,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1827,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1624,7 +1857,7 @@ type WatchNetworksRequest struct {
 
 func (x *WatchNetworksRequest) Reset() {
 	*x = WatchNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1869,7 @@ func (x *WatchNetworksRequest) String() string {
 func (*WatchNetworksRequest) ProtoMessage() {}
 
 func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1882,7 @@ func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksRequest.ProtoReflect.Descriptor instead.
 func (*WatchNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchNetworksRequest) GetName() string {
@@ -1684,7 +1917,7 @@ type WatchNetworksResponse struct {
 
 func (x *WatchNetworksResponse) Reset() {
 	*x = WatchNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1929,7 @@ func (x *WatchNetworksResponse) String() string {
 func (*WatchNetworksResponse) ProtoMessage() {}
 
 func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1942,7 @@ func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksResponse.ProtoReflect.Descriptor instead.
 func (*WatchNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchNetworksResponse) GetType() ChangeType {
@@ -1742,7 +1975,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1987,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +2000,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -1790,7 +2023,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2035,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2048,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListImagesRequest) GetPageSize() int32 {
@@ -1852,7 +2085,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1864,7 +2097,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1877,7 +2110,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -1914,7 +2147,7 @@ type CreateImageRequest struct {
 
 func (x *CreateImageRequest) Reset() {
 	*x = CreateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2159,7 @@ func (x *CreateImageRequest) String() string {
 func (*CreateImageRequest) ProtoMessage() {}
 
 func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2172,7 @@ func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateImageRequest.ProtoReflect.Descriptor instead.
 func (*CreateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateImageRequest) GetImage() *Image {
@@ -1975,7 +2208,7 @@ type UpdateImageRequest struct {
 
 func (x *UpdateImageRequest) Reset() {
 	*x = UpdateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2220,7 @@ func (x *UpdateImageRequest) String() string {
 func (*UpdateImageRequest) ProtoMessage() {}
 
 func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2233,7 @@ func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageRequest.ProtoReflect.Descriptor instead.
 func (*UpdateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateImageRequest) GetImage() *Image {
@@ -2035,7 +2268,7 @@ type DeleteImageRequest struct {
 
 func (x *DeleteImageRequest) Reset() {
 	*x = DeleteImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2047,7 +2280,7 @@ func (x *DeleteImageRequest) String() string {
 func (*DeleteImageRequest) ProtoMessage() {}
 
 func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2060,7 +2293,7 @@ func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteImageRequest) GetName() string {
@@ -2090,7 +2323,7 @@ type WatchImagesRequest struct {
 
 func (x *WatchImagesRequest) Reset() {
 	*x = WatchImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2335,7 @@ func (x *WatchImagesRequest) String() string {
 func (*WatchImagesRequest) ProtoMessage() {}
 
 func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2348,7 @@ func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesRequest.ProtoReflect.Descriptor instead.
 func (*WatchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchImagesRequest) GetName() string {
@@ -2150,7 +2383,7 @@ type WatchImagesResponse struct {
 
 func (x *WatchImagesResponse) Reset() {
 	*x = WatchImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2395,7 @@ func (x *WatchImagesResponse) String() string {
 func (*WatchImagesResponse) ProtoMessage() {}
 
 func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2408,7 @@ func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesResponse.ProtoReflect.Descriptor instead.
 func (*WatchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchImagesResponse) GetType() ChangeType {
@@ -2212,7 +2445,7 @@ type UploadImageRequest struct {
 
 func (x *UploadImageRequest) Reset() {
 	*x = UploadImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2457,7 @@ func (x *UploadImageRequest) String() string {
 func (*UploadImageRequest) ProtoMessage() {}
 
 func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2470,7 @@ func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageRequest.ProtoReflect.Descriptor instead.
 func (*UploadImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UploadImageRequest) GetPart() isUploadImageRequest_Part {
@@ -2295,7 +2528,7 @@ type UploadImageHeader struct {
 
 func (x *UploadImageHeader) Reset() {
 	*x = UploadImageHeader{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2540,7 @@ func (x *UploadImageHeader) String() string {
 func (*UploadImageHeader) ProtoMessage() {}
 
 func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2553,7 @@ func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageHeader.ProtoReflect.Descriptor instead.
 func (*UploadImageHeader) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UploadImageHeader) GetName() string {
@@ -2353,7 +2586,7 @@ type UploadImageResponse struct {
 
 func (x *UploadImageResponse) Reset() {
 	*x = UploadImageResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2598,7 @@ func (x *UploadImageResponse) String() string {
 func (*UploadImageResponse) ProtoMessage() {}
 
 func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2611,7 @@ func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageResponse.ProtoReflect.Descriptor instead.
 func (*UploadImageResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UploadImageResponse) GetImage() *Image {
@@ -2397,7 +2630,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2642,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2655,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -2445,7 +2678,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2690,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2703,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListTemplatesRequest) GetPageSize() int32 {
@@ -2507,7 +2740,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +2752,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +2765,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2569,7 +2802,7 @@ type CreateTemplateRequest struct {
 
 func (x *CreateTemplateRequest) Reset() {
 	*x = CreateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2814,7 @@ func (x *CreateTemplateRequest) String() string {
 func (*CreateTemplateRequest) ProtoMessage() {}
 
 func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2827,7 @@ func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateTemplateRequest) GetTemplate() *Template {
@@ -2630,7 +2863,7 @@ type UpdateTemplateRequest struct {
 
 func (x *UpdateTemplateRequest) Reset() {
 	*x = UpdateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2875,7 @@ func (x *UpdateTemplateRequest) String() string {
 func (*UpdateTemplateRequest) ProtoMessage() {}
 
 func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2888,7 @@ func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UpdateTemplateRequest) GetTemplate() *Template {
@@ -2690,7 +2923,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2935,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +2948,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -2745,7 +2978,7 @@ type WatchTemplatesRequest struct {
 
 func (x *WatchTemplatesRequest) Reset() {
 	*x = WatchTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2990,7 @@ func (x *WatchTemplatesRequest) String() string {
 func (*WatchTemplatesRequest) ProtoMessage() {}
 
 func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +3003,7 @@ func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WatchTemplatesRequest) GetName() string {
@@ -2805,7 +3038,7 @@ type WatchTemplatesResponse struct {
 
 func (x *WatchTemplatesResponse) Reset() {
 	*x = WatchTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3050,7 @@ func (x *WatchTemplatesResponse) String() string {
 func (*WatchTemplatesResponse) ProtoMessage() {}
 
 func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3063,7 @@ func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WatchTemplatesResponse) GetType() ChangeType {
@@ -2863,7 +3096,7 @@ type GetWorkflowRequest struct {
 
 func (x *GetWorkflowRequest) Reset() {
 	*x = GetWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3108,7 @@ func (x *GetWorkflowRequest) String() string {
 func (*GetWorkflowRequest) ProtoMessage() {}
 
 func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3121,7 @@ func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*GetWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetWorkflowRequest) GetName() string {
@@ -2911,7 +3144,7 @@ type ListWorkflowsRequest struct {
 
 func (x *ListWorkflowsRequest) Reset() {
 	*x = ListWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3156,7 @@ func (x *ListWorkflowsRequest) String() string {
 func (*ListWorkflowsRequest) ProtoMessage() {}
 
 func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3169,7 @@ func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListWorkflowsRequest) GetPageSize() int32 {
@@ -2973,7 +3206,7 @@ type ListWorkflowsResponse struct {
 
 func (x *ListWorkflowsResponse) Reset() {
 	*x = ListWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3218,7 @@ func (x *ListWorkflowsResponse) String() string {
 func (*ListWorkflowsResponse) ProtoMessage() {}
 
 func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3231,7 @@ func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListWorkflowsResponse) GetWorkflows() []*Workflow {
@@ -3035,7 +3268,7 @@ type CreateWorkflowRequest struct {
 
 func (x *CreateWorkflowRequest) Reset() {
 	*x = CreateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3280,7 @@ func (x *CreateWorkflowRequest) String() string {
 func (*CreateWorkflowRequest) ProtoMessage() {}
 
 func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3293,7 @@ func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CreateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CreateWorkflowRequest) GetWorkflow() *Workflow {
@@ -3096,7 +3329,7 @@ type UpdateWorkflowRequest struct {
 
 func (x *UpdateWorkflowRequest) Reset() {
 	*x = UpdateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3341,7 @@ func (x *UpdateWorkflowRequest) String() string {
 func (*UpdateWorkflowRequest) ProtoMessage() {}
 
 func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3354,7 @@ func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpdateWorkflowRequest) GetWorkflow() *Workflow {
@@ -3156,7 +3389,7 @@ type DeleteWorkflowRequest struct {
 
 func (x *DeleteWorkflowRequest) Reset() {
 	*x = DeleteWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3401,7 @@ func (x *DeleteWorkflowRequest) String() string {
 func (*DeleteWorkflowRequest) ProtoMessage() {}
 
 func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3414,7 @@ func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeleteWorkflowRequest) GetName() string {
@@ -3211,7 +3444,7 @@ type WatchWorkflowsRequest struct {
 
 func (x *WatchWorkflowsRequest) Reset() {
 	*x = WatchWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3456,7 @@ func (x *WatchWorkflowsRequest) String() string {
 func (*WatchWorkflowsRequest) ProtoMessage() {}
 
 func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3469,7 @@ func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WatchWorkflowsRequest) GetName() string {
@@ -3271,7 +3504,7 @@ type WatchWorkflowsResponse struct {
 
 func (x *WatchWorkflowsResponse) Reset() {
 	*x = WatchWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3283,7 +3516,7 @@ func (x *WatchWorkflowsResponse) String() string {
 func (*WatchWorkflowsResponse) ProtoMessage() {}
 
 func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3296,7 +3529,7 @@ func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WatchWorkflowsResponse) GetType() ChangeType {
@@ -3333,7 +3566,7 @@ type FollowWorkflowRequest struct {
 
 func (x *FollowWorkflowRequest) Reset() {
 	*x = FollowWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3578,7 @@ func (x *FollowWorkflowRequest) String() string {
 func (*FollowWorkflowRequest) ProtoMessage() {}
 
 func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3591,7 @@ func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FollowWorkflowRequest) GetName() string {
@@ -3396,7 +3629,7 @@ type FollowWorkflowResponse struct {
 
 func (x *FollowWorkflowResponse) Reset() {
 	*x = FollowWorkflowResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3408,7 +3641,7 @@ func (x *FollowWorkflowResponse) String() string {
 func (*FollowWorkflowResponse) ProtoMessage() {}
 
 func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3421,7 +3654,7 @@ func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowResponse.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FollowWorkflowResponse) GetEvent() isFollowWorkflowResponse_Event {
@@ -3491,7 +3724,7 @@ type StepProgress struct {
 
 func (x *StepProgress) Reset() {
 	*x = StepProgress{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3736,7 @@ func (x *StepProgress) String() string {
 func (*StepProgress) ProtoMessage() {}
 
 func (x *StepProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3749,7 @@ func (x *StepProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepProgress.ProtoReflect.Descriptor instead.
 func (*StepProgress) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StepProgress) GetStep() string {
@@ -3543,7 +3776,7 @@ type CancelWorkflowRequest struct {
 
 func (x *CancelWorkflowRequest) Reset() {
 	*x = CancelWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +3788,7 @@ func (x *CancelWorkflowRequest) String() string {
 func (*CancelWorkflowRequest) ProtoMessage() {}
 
 func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3568,7 +3801,7 @@ func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CancelWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CancelWorkflowRequest) GetName() string {
@@ -3596,7 +3829,7 @@ type RetryWorkflowRequest struct {
 
 func (x *RetryWorkflowRequest) Reset() {
 	*x = RetryWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +3841,7 @@ func (x *RetryWorkflowRequest) String() string {
 func (*RetryWorkflowRequest) ProtoMessage() {}
 
 func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +3854,7 @@ func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*RetryWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RetryWorkflowRequest) GetName() string {
@@ -3650,7 +3883,7 @@ type ApproveWorkflowRequest struct {
 
 func (x *ApproveWorkflowRequest) Reset() {
 	*x = ApproveWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3895,7 @@ func (x *ApproveWorkflowRequest) String() string {
 func (*ApproveWorkflowRequest) ProtoMessage() {}
 
 func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3908,7 @@ func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*ApproveWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ApproveWorkflowRequest) GetName() string {
@@ -3710,7 +3943,7 @@ type ReinstallInstanceRequest struct {
 
 func (x *ReinstallInstanceRequest) Reset() {
 	*x = ReinstallInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3722,7 +3955,7 @@ func (x *ReinstallInstanceRequest) String() string {
 func (*ReinstallInstanceRequest) ProtoMessage() {}
 
 func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3735,7 +3968,7 @@ func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReinstallInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ReinstallInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ReinstallInstanceRequest) GetName() string {
@@ -3761,7 +3994,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3773,7 +4006,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3786,7 +4019,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetInstanceRequest) GetName() string {
@@ -3809,7 +4042,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4054,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4067,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListInstancesRequest) GetPageSize() int32 {
@@ -3871,7 +4104,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +4116,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +4129,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -3933,7 +4166,7 @@ type CreateInstanceRequest struct {
 
 func (x *CreateInstanceRequest) Reset() {
 	*x = CreateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3945,7 +4178,7 @@ func (x *CreateInstanceRequest) String() string {
 func (*CreateInstanceRequest) ProtoMessage() {}
 
 func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3958,7 +4191,7 @@ func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*CreateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CreateInstanceRequest) GetInstance() *Instance {
@@ -3994,7 +4227,7 @@ type UpdateInstanceRequest struct {
 
 func (x *UpdateInstanceRequest) Reset() {
 	*x = UpdateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4239,7 @@ func (x *UpdateInstanceRequest) String() string {
 func (*UpdateInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4252,7 @@ func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UpdateInstanceRequest) GetInstance() *Instance {
@@ -4054,7 +4287,7 @@ type DeleteInstanceRequest struct {
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4066,7 +4299,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4079,7 +4312,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -4109,7 +4342,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4121,7 +4354,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4134,7 +4367,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *WatchInstancesRequest) GetName() string {
@@ -4169,7 +4402,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4181,7 +4414,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4427,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *WatchInstancesResponse) GetType() ChangeType {
@@ -4227,7 +4460,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4239,7 +4472,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4252,7 +4485,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetTokenRequest) GetName() string {
@@ -4275,7 +4508,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4287,7 +4520,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4300,7 +4533,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -4337,7 +4570,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4349,7 +4582,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4362,7 +4595,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -4399,7 +4632,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4411,7 +4644,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4424,7 +4657,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -4460,7 +4693,7 @@ type UpdateTokenRequest struct {
 
 func (x *UpdateTokenRequest) Reset() {
 	*x = UpdateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4472,7 +4705,7 @@ func (x *UpdateTokenRequest) String() string {
 func (*UpdateTokenRequest) ProtoMessage() {}
 
 func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4485,7 +4718,7 @@ func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTokenRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *UpdateTokenRequest) GetToken() *Token {
@@ -4520,7 +4753,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4532,7 +4765,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4545,7 +4778,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *DeleteTokenRequest) GetName() string {
@@ -4575,7 +4808,7 @@ type WatchTokensRequest struct {
 
 func (x *WatchTokensRequest) Reset() {
 	*x = WatchTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4587,7 +4820,7 @@ func (x *WatchTokensRequest) String() string {
 func (*WatchTokensRequest) ProtoMessage() {}
 
 func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4600,7 +4833,7 @@ func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *WatchTokensRequest) GetName() string {
@@ -4635,7 +4868,7 @@ type WatchTokensResponse struct {
 
 func (x *WatchTokensResponse) Reset() {
 	*x = WatchTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4880,7 @@ func (x *WatchTokensResponse) String() string {
 func (*WatchTokensResponse) ProtoMessage() {}
 
 func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4893,7 @@ func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensResponse.ProtoReflect.Descriptor instead.
 func (*WatchTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *WatchTokensResponse) GetType() ChangeType {
@@ -4693,7 +4926,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4705,7 +4938,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4718,7 +4951,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -4741,7 +4974,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +4986,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +4999,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -4803,7 +5036,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4815,7 +5048,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4828,7 +5061,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -4865,7 +5098,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4877,7 +5110,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4890,7 +5123,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CreateSecretRequest) GetSecret() *Secret {
@@ -4926,7 +5159,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4938,7 +5171,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4951,7 +5184,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *UpdateSecretRequest) GetSecret() *Secret {
@@ -4986,7 +5219,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4998,7 +5231,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5011,7 +5244,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -5041,7 +5274,7 @@ type WatchSecretsRequest struct {
 
 func (x *WatchSecretsRequest) Reset() {
 	*x = WatchSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5053,7 +5286,7 @@ func (x *WatchSecretsRequest) String() string {
 func (*WatchSecretsRequest) ProtoMessage() {}
 
 func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5066,7 +5299,7 @@ func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *WatchSecretsRequest) GetName() string {
@@ -5101,7 +5334,7 @@ type WatchSecretsResponse struct {
 
 func (x *WatchSecretsResponse) Reset() {
 	*x = WatchSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5113,7 +5346,7 @@ func (x *WatchSecretsResponse) String() string {
 func (*WatchSecretsResponse) ProtoMessage() {}
 
 func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5126,7 +5359,7 @@ func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *WatchSecretsResponse) GetType() ChangeType {
@@ -5161,7 +5394,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5173,7 +5406,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5186,7 +5419,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -5212,7 +5445,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5224,7 +5457,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5237,7 +5470,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -5260,7 +5493,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5272,7 +5505,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5285,7 +5518,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ListPoolsRequest) GetPageSize() int32 {
@@ -5322,7 +5555,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5334,7 +5567,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5347,7 +5580,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -5384,7 +5617,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5396,7 +5629,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5409,7 +5642,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *CreatePoolRequest) GetPool() *Pool {
@@ -5445,7 +5678,7 @@ type UpdatePoolRequest struct {
 
 func (x *UpdatePoolRequest) Reset() {
 	*x = UpdatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5457,7 +5690,7 @@ func (x *UpdatePoolRequest) String() string {
 func (*UpdatePoolRequest) ProtoMessage() {}
 
 func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5470,7 +5703,7 @@ func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *UpdatePoolRequest) GetPool() *Pool {
@@ -5505,7 +5738,7 @@ type DeletePoolRequest struct {
 
 func (x *DeletePoolRequest) Reset() {
 	*x = DeletePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5517,7 +5750,7 @@ func (x *DeletePoolRequest) String() string {
 func (*DeletePoolRequest) ProtoMessage() {}
 
 func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5530,7 +5763,7 @@ func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
 func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *DeletePoolRequest) GetName() string {
@@ -5560,7 +5793,7 @@ type WatchPoolsRequest struct {
 
 func (x *WatchPoolsRequest) Reset() {
 	*x = WatchPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5572,7 +5805,7 @@ func (x *WatchPoolsRequest) String() string {
 func (*WatchPoolsRequest) ProtoMessage() {}
 
 func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5585,7 +5818,7 @@ func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *WatchPoolsRequest) GetName() string {
@@ -5620,7 +5853,7 @@ type WatchPoolsResponse struct {
 
 func (x *WatchPoolsResponse) Reset() {
 	*x = WatchPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5632,7 +5865,7 @@ func (x *WatchPoolsResponse) String() string {
 func (*WatchPoolsResponse) ProtoMessage() {}
 
 func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5645,7 +5878,7 @@ func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *WatchPoolsResponse) GetType() ChangeType {
@@ -5678,7 +5911,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5690,7 +5923,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5703,7 +5936,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GetRuleRequest) GetName() string {
@@ -5726,7 +5959,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5738,7 +5971,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5751,7 +5984,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ListRulesRequest) GetPageSize() int32 {
@@ -5788,7 +6021,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5800,7 +6033,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5813,7 +6046,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ListRulesResponse) GetRules() []*Rule {
@@ -5850,7 +6083,7 @@ type CreateRuleRequest struct {
 
 func (x *CreateRuleRequest) Reset() {
 	*x = CreateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5862,7 +6095,7 @@ func (x *CreateRuleRequest) String() string {
 func (*CreateRuleRequest) ProtoMessage() {}
 
 func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5875,7 +6108,7 @@ func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *CreateRuleRequest) GetRule() *Rule {
@@ -5911,7 +6144,7 @@ type UpdateRuleRequest struct {
 
 func (x *UpdateRuleRequest) Reset() {
 	*x = UpdateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5923,7 +6156,7 @@ func (x *UpdateRuleRequest) String() string {
 func (*UpdateRuleRequest) ProtoMessage() {}
 
 func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5936,7 +6169,7 @@ func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *UpdateRuleRequest) GetRule() *Rule {
@@ -5971,7 +6204,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5983,7 +6216,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5996,7 +6229,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *DeleteRuleRequest) GetName() string {
@@ -6026,7 +6259,7 @@ type WatchRulesRequest struct {
 
 func (x *WatchRulesRequest) Reset() {
 	*x = WatchRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6038,7 +6271,7 @@ func (x *WatchRulesRequest) String() string {
 func (*WatchRulesRequest) ProtoMessage() {}
 
 func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6051,7 +6284,7 @@ func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *WatchRulesRequest) GetName() string {
@@ -6086,7 +6319,7 @@ type WatchRulesResponse struct {
 
 func (x *WatchRulesResponse) Reset() {
 	*x = WatchRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6098,7 +6331,7 @@ func (x *WatchRulesResponse) String() string {
 func (*WatchRulesResponse) ProtoMessage() {}
 
 func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6111,7 +6344,7 @@ func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *WatchRulesResponse) GetType() ChangeType {
@@ -6144,7 +6377,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6156,7 +6389,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6169,7 +6402,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -6192,7 +6425,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6204,7 +6437,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6217,7 +6450,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ListJobsRequest) GetPageSize() int32 {
@@ -6254,7 +6487,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6266,7 +6499,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6279,7 +6512,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -6316,7 +6549,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6328,7 +6561,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6341,7 +6574,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -6377,7 +6610,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6389,7 +6622,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6402,7 +6635,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *UpdateJobRequest) GetJob() *Job {
@@ -6437,7 +6670,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6449,7 +6682,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6462,7 +6695,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -6492,7 +6725,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6504,7 +6737,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6517,7 +6750,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *WatchJobsRequest) GetName() string {
@@ -6552,7 +6785,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6564,7 +6797,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6577,7 +6810,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *WatchJobsResponse) GetType() ChangeType {
@@ -6612,7 +6845,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6624,7 +6857,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6637,7 +6870,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -6667,7 +6900,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[113]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6679,7 +6912,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[113]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6692,7 +6925,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -6733,7 +6966,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[114]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6745,7 +6978,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[114]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6758,7 +6991,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -6785,7 +7018,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[115]
+	mi := &file_bedplate_v1_api_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6797,7 +7030,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[115]
+	mi := &file_bedplate_v1_api_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6810,7 +7043,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -6836,7 +7069,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[116]
+	mi := &file_bedplate_v1_api_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6848,7 +7081,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[116]
+	mi := &file_bedplate_v1_api_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6861,7 +7094,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -6879,7 +7112,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[117]
+	mi := &file_bedplate_v1_api_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6891,7 +7124,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[117]
+	mi := &file_bedplate_v1_api_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6904,7 +7137,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{121}
 }
 
 type GetServerInfoResponse struct {
@@ -6920,7 +7153,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[118]
+	mi := &file_bedplate_v1_api_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6932,7 +7165,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[118]
+	mi := &file_bedplate_v1_api_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6945,7 +7178,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -6980,7 +7213,7 @@ var File_bedplate_v1_api_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
+	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\x1dListMachineInventoriesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12\x1b\n" +
@@ -7005,7 +7238,21 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"l\n" +
 	"\x18ListMachineTestsResponse\x12(\n" +
 	"\x04runs\x18\x01 \x03(\v2\x14.bedplate.v1.TestRunR\x04runs\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"e\n" +
+	"\x18MakeMachineMediumRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\bvalidity\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bvalidity\"o\n" +
+	"\x19MakeMachineMediumResponse\x124\n" +
+	"\x06medium\x18\x01 \x01(\v2\x1a.bedplate.v1.MachineMediumH\x00R\x06medium\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part\"k\n" +
+	"\rMachineMedium\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12;\n" +
+	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"/\n" +
+	"\x19RevokeMachineMediaRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\")\n" +
 	"\x13RetryMachineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"'\n" +
 	"\x11GetMachineRequest\x12\x12\n" +
@@ -7436,7 +7683,7 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12%\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x11.bedplate.v1.RoleR\x04role\x129\n" +
 	"\n" +
-	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\xe0\f\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\xc9\x0e\n" +
 	"\x0eMachineService\x12_\n" +
 	"\n" +
 	"GetMachine\x12\x1e.bedplate.v1.GetMachineRequest\x1a\x14.bedplate.v1.Machine\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/machines/{name}\x12i\n" +
@@ -7451,7 +7698,9 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\fRetryMachine\x12 .bedplate.v1.RetryMachineRequest\x1a\x14.bedplate.v1.Machine\"$\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/machines/{name}:retry\x12\x9a\x01\n" +
 	"\x16ListMachineInventories\x12*.bedplate.v1.ListMachineInventoriesRequest\x1a+.bedplate.v1.ListMachineInventoriesResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/machines/{name}:inventories\x12\x9c\x01\n" +
 	"\x16DiffMachineInventories\x12*.bedplate.v1.DiffMachineInventoriesRequest\x1a+.bedplate.v1.DiffMachineInventoriesResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/machines/{name}:inventoryDiff\x12\x82\x01\n" +
-	"\x10ListMachineTests\x12$.bedplate.v1.ListMachineTestsRequest\x1a%.bedplate.v1.ListMachineTestsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/machines/{name}:tests2\xa5\x05\n" +
+	"\x10ListMachineTests\x12$.bedplate.v1.ListMachineTestsRequest\x1a%.bedplate.v1.ListMachineTestsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/machines/{name}:tests\x12d\n" +
+	"\x11MakeMachineMedium\x12%.bedplate.v1.MakeMachineMediumRequest\x1a&.bedplate.v1.MakeMachineMediumResponse0\x01\x12\x80\x01\n" +
+	"\x12RevokeMachineMedia\x12&.bedplate.v1.RevokeMachineMediaRequest\x1a\x16.google.protobuf.Empty\"*\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/machines/{name}:revokeMedia2\xa5\x05\n" +
 	"\x0eNetworkService\x12_\n" +
 	"\n" +
 	"GetNetwork\x12\x1e.bedplate.v1.GetNetworkRequest\x1a\x14.bedplate.v1.Network\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/networks/{name}\x12i\n" +
@@ -7567,7 +7816,7 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 119)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 123)
 var file_bedplate_v1_api_proto_goTypes = []any{
 	(*ListMachineInventoriesRequest)(nil),  // 0: bedplate.v1.ListMachineInventoriesRequest
 	(*ListMachineInventoriesResponse)(nil), // 1: bedplate.v1.ListMachineInventoriesResponse
@@ -7575,394 +7824,406 @@ var file_bedplate_v1_api_proto_goTypes = []any{
 	(*DiffMachineInventoriesResponse)(nil), // 3: bedplate.v1.DiffMachineInventoriesResponse
 	(*ListMachineTestsRequest)(nil),        // 4: bedplate.v1.ListMachineTestsRequest
 	(*ListMachineTestsResponse)(nil),       // 5: bedplate.v1.ListMachineTestsResponse
-	(*RetryMachineRequest)(nil),            // 6: bedplate.v1.RetryMachineRequest
-	(*GetMachineRequest)(nil),              // 7: bedplate.v1.GetMachineRequest
-	(*ListMachinesRequest)(nil),            // 8: bedplate.v1.ListMachinesRequest
-	(*ListMachinesResponse)(nil),           // 9: bedplate.v1.ListMachinesResponse
-	(*CreateMachineRequest)(nil),           // 10: bedplate.v1.CreateMachineRequest
-	(*UpdateMachineRequest)(nil),           // 11: bedplate.v1.UpdateMachineRequest
-	(*DeleteMachineRequest)(nil),           // 12: bedplate.v1.DeleteMachineRequest
-	(*WatchMachinesRequest)(nil),           // 13: bedplate.v1.WatchMachinesRequest
-	(*WatchMachinesResponse)(nil),          // 14: bedplate.v1.WatchMachinesResponse
-	(*ExplainMachineRequest)(nil),          // 15: bedplate.v1.ExplainMachineRequest
-	(*ExplainMachineResponse)(nil),         // 16: bedplate.v1.ExplainMachineResponse
-	(*FollowMachineRequest)(nil),           // 17: bedplate.v1.FollowMachineRequest
-	(*FollowMachineResponse)(nil),          // 18: bedplate.v1.FollowMachineResponse
-	(*GetMachineTimelineRequest)(nil),      // 19: bedplate.v1.GetMachineTimelineRequest
-	(*GetMachineTimelineResponse)(nil),     // 20: bedplate.v1.GetMachineTimelineResponse
-	(*GetNetworkRequest)(nil),              // 21: bedplate.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),            // 22: bedplate.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),           // 23: bedplate.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),           // 24: bedplate.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),           // 25: bedplate.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),           // 26: bedplate.v1.DeleteNetworkRequest
-	(*WatchNetworksRequest)(nil),           // 27: bedplate.v1.WatchNetworksRequest
-	(*WatchNetworksResponse)(nil),          // 28: bedplate.v1.WatchNetworksResponse
-	(*GetImageRequest)(nil),                // 29: bedplate.v1.GetImageRequest
-	(*ListImagesRequest)(nil),              // 30: bedplate.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),             // 31: bedplate.v1.ListImagesResponse
-	(*CreateImageRequest)(nil),             // 32: bedplate.v1.CreateImageRequest
-	(*UpdateImageRequest)(nil),             // 33: bedplate.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),             // 34: bedplate.v1.DeleteImageRequest
-	(*WatchImagesRequest)(nil),             // 35: bedplate.v1.WatchImagesRequest
-	(*WatchImagesResponse)(nil),            // 36: bedplate.v1.WatchImagesResponse
-	(*UploadImageRequest)(nil),             // 37: bedplate.v1.UploadImageRequest
-	(*UploadImageHeader)(nil),              // 38: bedplate.v1.UploadImageHeader
-	(*UploadImageResponse)(nil),            // 39: bedplate.v1.UploadImageResponse
-	(*GetTemplateRequest)(nil),             // 40: bedplate.v1.GetTemplateRequest
-	(*ListTemplatesRequest)(nil),           // 41: bedplate.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),          // 42: bedplate.v1.ListTemplatesResponse
-	(*CreateTemplateRequest)(nil),          // 43: bedplate.v1.CreateTemplateRequest
-	(*UpdateTemplateRequest)(nil),          // 44: bedplate.v1.UpdateTemplateRequest
-	(*DeleteTemplateRequest)(nil),          // 45: bedplate.v1.DeleteTemplateRequest
-	(*WatchTemplatesRequest)(nil),          // 46: bedplate.v1.WatchTemplatesRequest
-	(*WatchTemplatesResponse)(nil),         // 47: bedplate.v1.WatchTemplatesResponse
-	(*GetWorkflowRequest)(nil),             // 48: bedplate.v1.GetWorkflowRequest
-	(*ListWorkflowsRequest)(nil),           // 49: bedplate.v1.ListWorkflowsRequest
-	(*ListWorkflowsResponse)(nil),          // 50: bedplate.v1.ListWorkflowsResponse
-	(*CreateWorkflowRequest)(nil),          // 51: bedplate.v1.CreateWorkflowRequest
-	(*UpdateWorkflowRequest)(nil),          // 52: bedplate.v1.UpdateWorkflowRequest
-	(*DeleteWorkflowRequest)(nil),          // 53: bedplate.v1.DeleteWorkflowRequest
-	(*WatchWorkflowsRequest)(nil),          // 54: bedplate.v1.WatchWorkflowsRequest
-	(*WatchWorkflowsResponse)(nil),         // 55: bedplate.v1.WatchWorkflowsResponse
-	(*FollowWorkflowRequest)(nil),          // 56: bedplate.v1.FollowWorkflowRequest
-	(*FollowWorkflowResponse)(nil),         // 57: bedplate.v1.FollowWorkflowResponse
-	(*StepProgress)(nil),                   // 58: bedplate.v1.StepProgress
-	(*CancelWorkflowRequest)(nil),          // 59: bedplate.v1.CancelWorkflowRequest
-	(*RetryWorkflowRequest)(nil),           // 60: bedplate.v1.RetryWorkflowRequest
-	(*ApproveWorkflowRequest)(nil),         // 61: bedplate.v1.ApproveWorkflowRequest
-	(*ReinstallInstanceRequest)(nil),       // 62: bedplate.v1.ReinstallInstanceRequest
-	(*GetInstanceRequest)(nil),             // 63: bedplate.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),           // 64: bedplate.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),          // 65: bedplate.v1.ListInstancesResponse
-	(*CreateInstanceRequest)(nil),          // 66: bedplate.v1.CreateInstanceRequest
-	(*UpdateInstanceRequest)(nil),          // 67: bedplate.v1.UpdateInstanceRequest
-	(*DeleteInstanceRequest)(nil),          // 68: bedplate.v1.DeleteInstanceRequest
-	(*WatchInstancesRequest)(nil),          // 69: bedplate.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),         // 70: bedplate.v1.WatchInstancesResponse
-	(*GetTokenRequest)(nil),                // 71: bedplate.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),              // 72: bedplate.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),             // 73: bedplate.v1.ListTokensResponse
-	(*CreateTokenRequest)(nil),             // 74: bedplate.v1.CreateTokenRequest
-	(*UpdateTokenRequest)(nil),             // 75: bedplate.v1.UpdateTokenRequest
-	(*DeleteTokenRequest)(nil),             // 76: bedplate.v1.DeleteTokenRequest
-	(*WatchTokensRequest)(nil),             // 77: bedplate.v1.WatchTokensRequest
-	(*WatchTokensResponse)(nil),            // 78: bedplate.v1.WatchTokensResponse
-	(*GetSecretRequest)(nil),               // 79: bedplate.v1.GetSecretRequest
-	(*ListSecretsRequest)(nil),             // 80: bedplate.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),            // 81: bedplate.v1.ListSecretsResponse
-	(*CreateSecretRequest)(nil),            // 82: bedplate.v1.CreateSecretRequest
-	(*UpdateSecretRequest)(nil),            // 83: bedplate.v1.UpdateSecretRequest
-	(*DeleteSecretRequest)(nil),            // 84: bedplate.v1.DeleteSecretRequest
-	(*WatchSecretsRequest)(nil),            // 85: bedplate.v1.WatchSecretsRequest
-	(*WatchSecretsResponse)(nil),           // 86: bedplate.v1.WatchSecretsResponse
-	(*CreateTokenResponse)(nil),            // 87: bedplate.v1.CreateTokenResponse
-	(*GetPoolRequest)(nil),                 // 88: bedplate.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),               // 89: bedplate.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),              // 90: bedplate.v1.ListPoolsResponse
-	(*CreatePoolRequest)(nil),              // 91: bedplate.v1.CreatePoolRequest
-	(*UpdatePoolRequest)(nil),              // 92: bedplate.v1.UpdatePoolRequest
-	(*DeletePoolRequest)(nil),              // 93: bedplate.v1.DeletePoolRequest
-	(*WatchPoolsRequest)(nil),              // 94: bedplate.v1.WatchPoolsRequest
-	(*WatchPoolsResponse)(nil),             // 95: bedplate.v1.WatchPoolsResponse
-	(*GetRuleRequest)(nil),                 // 96: bedplate.v1.GetRuleRequest
-	(*ListRulesRequest)(nil),               // 97: bedplate.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),              // 98: bedplate.v1.ListRulesResponse
-	(*CreateRuleRequest)(nil),              // 99: bedplate.v1.CreateRuleRequest
-	(*UpdateRuleRequest)(nil),              // 100: bedplate.v1.UpdateRuleRequest
-	(*DeleteRuleRequest)(nil),              // 101: bedplate.v1.DeleteRuleRequest
-	(*WatchRulesRequest)(nil),              // 102: bedplate.v1.WatchRulesRequest
-	(*WatchRulesResponse)(nil),             // 103: bedplate.v1.WatchRulesResponse
-	(*GetJobRequest)(nil),                  // 104: bedplate.v1.GetJobRequest
-	(*ListJobsRequest)(nil),                // 105: bedplate.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),               // 106: bedplate.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),               // 107: bedplate.v1.CreateJobRequest
-	(*UpdateJobRequest)(nil),               // 108: bedplate.v1.UpdateJobRequest
-	(*DeleteJobRequest)(nil),               // 109: bedplate.v1.DeleteJobRequest
-	(*WatchJobsRequest)(nil),               // 110: bedplate.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),              // 111: bedplate.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),               // 112: bedplate.v1.CancelJobRequest
-	(*ListEventsRequest)(nil),              // 113: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),             // 114: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),             // 115: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),            // 116: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),           // 117: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),          // 118: bedplate.v1.GetServerInfoResponse
-	(*InventoryRecord)(nil),                // 119: bedplate.v1.InventoryRecord
-	(*Difference)(nil),                     // 120: bedplate.v1.Difference
-	(*TestRun)(nil),                        // 121: bedplate.v1.TestRun
-	(*Machine)(nil),                        // 122: bedplate.v1.Machine
-	(ChangeType)(0),                        // 123: bedplate.v1.ChangeType
-	(*timestamppb.Timestamp)(nil),          // 124: google.protobuf.Timestamp
-	(*Sighting)(nil),                       // 125: bedplate.v1.Sighting
-	(*Phase)(nil),                          // 126: bedplate.v1.Phase
-	(*Network)(nil),                        // 127: bedplate.v1.Network
-	(*Image)(nil),                          // 128: bedplate.v1.Image
-	(*Template)(nil),                       // 129: bedplate.v1.Template
-	(*Workflow)(nil),                       // 130: bedplate.v1.Workflow
-	(*LogLine)(nil),                        // 131: bedplate.v1.LogLine
-	(*Progress)(nil),                       // 132: bedplate.v1.Progress
-	(*Instance)(nil),                       // 133: bedplate.v1.Instance
-	(*Token)(nil),                          // 134: bedplate.v1.Token
-	(*Secret)(nil),                         // 135: bedplate.v1.Secret
-	(*Pool)(nil),                           // 136: bedplate.v1.Pool
-	(*Rule)(nil),                           // 137: bedplate.v1.Rule
-	(*Job)(nil),                            // 138: bedplate.v1.Job
-	(*Event)(nil),                          // 139: bedplate.v1.Event
-	(Role)(0),                              // 140: bedplate.v1.Role
-	(*emptypb.Empty)(nil),                  // 141: google.protobuf.Empty
+	(*MakeMachineMediumRequest)(nil),       // 6: bedplate.v1.MakeMachineMediumRequest
+	(*MakeMachineMediumResponse)(nil),      // 7: bedplate.v1.MakeMachineMediumResponse
+	(*MachineMedium)(nil),                  // 8: bedplate.v1.MachineMedium
+	(*RevokeMachineMediaRequest)(nil),      // 9: bedplate.v1.RevokeMachineMediaRequest
+	(*RetryMachineRequest)(nil),            // 10: bedplate.v1.RetryMachineRequest
+	(*GetMachineRequest)(nil),              // 11: bedplate.v1.GetMachineRequest
+	(*ListMachinesRequest)(nil),            // 12: bedplate.v1.ListMachinesRequest
+	(*ListMachinesResponse)(nil),           // 13: bedplate.v1.ListMachinesResponse
+	(*CreateMachineRequest)(nil),           // 14: bedplate.v1.CreateMachineRequest
+	(*UpdateMachineRequest)(nil),           // 15: bedplate.v1.UpdateMachineRequest
+	(*DeleteMachineRequest)(nil),           // 16: bedplate.v1.DeleteMachineRequest
+	(*WatchMachinesRequest)(nil),           // 17: bedplate.v1.WatchMachinesRequest
+	(*WatchMachinesResponse)(nil),          // 18: bedplate.v1.WatchMachinesResponse
+	(*ExplainMachineRequest)(nil),          // 19: bedplate.v1.ExplainMachineRequest
+	(*ExplainMachineResponse)(nil),         // 20: bedplate.v1.ExplainMachineResponse
+	(*FollowMachineRequest)(nil),           // 21: bedplate.v1.FollowMachineRequest
+	(*FollowMachineResponse)(nil),          // 22: bedplate.v1.FollowMachineResponse
+	(*GetMachineTimelineRequest)(nil),      // 23: bedplate.v1.GetMachineTimelineRequest
+	(*GetMachineTimelineResponse)(nil),     // 24: bedplate.v1.GetMachineTimelineResponse
+	(*GetNetworkRequest)(nil),              // 25: bedplate.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),            // 26: bedplate.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),           // 27: bedplate.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),           // 28: bedplate.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),           // 29: bedplate.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),           // 30: bedplate.v1.DeleteNetworkRequest
+	(*WatchNetworksRequest)(nil),           // 31: bedplate.v1.WatchNetworksRequest
+	(*WatchNetworksResponse)(nil),          // 32: bedplate.v1.WatchNetworksResponse
+	(*GetImageRequest)(nil),                // 33: bedplate.v1.GetImageRequest
+	(*ListImagesRequest)(nil),              // 34: bedplate.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),             // 35: bedplate.v1.ListImagesResponse
+	(*CreateImageRequest)(nil),             // 36: bedplate.v1.CreateImageRequest
+	(*UpdateImageRequest)(nil),             // 37: bedplate.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),             // 38: bedplate.v1.DeleteImageRequest
+	(*WatchImagesRequest)(nil),             // 39: bedplate.v1.WatchImagesRequest
+	(*WatchImagesResponse)(nil),            // 40: bedplate.v1.WatchImagesResponse
+	(*UploadImageRequest)(nil),             // 41: bedplate.v1.UploadImageRequest
+	(*UploadImageHeader)(nil),              // 42: bedplate.v1.UploadImageHeader
+	(*UploadImageResponse)(nil),            // 43: bedplate.v1.UploadImageResponse
+	(*GetTemplateRequest)(nil),             // 44: bedplate.v1.GetTemplateRequest
+	(*ListTemplatesRequest)(nil),           // 45: bedplate.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),          // 46: bedplate.v1.ListTemplatesResponse
+	(*CreateTemplateRequest)(nil),          // 47: bedplate.v1.CreateTemplateRequest
+	(*UpdateTemplateRequest)(nil),          // 48: bedplate.v1.UpdateTemplateRequest
+	(*DeleteTemplateRequest)(nil),          // 49: bedplate.v1.DeleteTemplateRequest
+	(*WatchTemplatesRequest)(nil),          // 50: bedplate.v1.WatchTemplatesRequest
+	(*WatchTemplatesResponse)(nil),         // 51: bedplate.v1.WatchTemplatesResponse
+	(*GetWorkflowRequest)(nil),             // 52: bedplate.v1.GetWorkflowRequest
+	(*ListWorkflowsRequest)(nil),           // 53: bedplate.v1.ListWorkflowsRequest
+	(*ListWorkflowsResponse)(nil),          // 54: bedplate.v1.ListWorkflowsResponse
+	(*CreateWorkflowRequest)(nil),          // 55: bedplate.v1.CreateWorkflowRequest
+	(*UpdateWorkflowRequest)(nil),          // 56: bedplate.v1.UpdateWorkflowRequest
+	(*DeleteWorkflowRequest)(nil),          // 57: bedplate.v1.DeleteWorkflowRequest
+	(*WatchWorkflowsRequest)(nil),          // 58: bedplate.v1.WatchWorkflowsRequest
+	(*WatchWorkflowsResponse)(nil),         // 59: bedplate.v1.WatchWorkflowsResponse
+	(*FollowWorkflowRequest)(nil),          // 60: bedplate.v1.FollowWorkflowRequest
+	(*FollowWorkflowResponse)(nil),         // 61: bedplate.v1.FollowWorkflowResponse
+	(*StepProgress)(nil),                   // 62: bedplate.v1.StepProgress
+	(*CancelWorkflowRequest)(nil),          // 63: bedplate.v1.CancelWorkflowRequest
+	(*RetryWorkflowRequest)(nil),           // 64: bedplate.v1.RetryWorkflowRequest
+	(*ApproveWorkflowRequest)(nil),         // 65: bedplate.v1.ApproveWorkflowRequest
+	(*ReinstallInstanceRequest)(nil),       // 66: bedplate.v1.ReinstallInstanceRequest
+	(*GetInstanceRequest)(nil),             // 67: bedplate.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),           // 68: bedplate.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),          // 69: bedplate.v1.ListInstancesResponse
+	(*CreateInstanceRequest)(nil),          // 70: bedplate.v1.CreateInstanceRequest
+	(*UpdateInstanceRequest)(nil),          // 71: bedplate.v1.UpdateInstanceRequest
+	(*DeleteInstanceRequest)(nil),          // 72: bedplate.v1.DeleteInstanceRequest
+	(*WatchInstancesRequest)(nil),          // 73: bedplate.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),         // 74: bedplate.v1.WatchInstancesResponse
+	(*GetTokenRequest)(nil),                // 75: bedplate.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),              // 76: bedplate.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),             // 77: bedplate.v1.ListTokensResponse
+	(*CreateTokenRequest)(nil),             // 78: bedplate.v1.CreateTokenRequest
+	(*UpdateTokenRequest)(nil),             // 79: bedplate.v1.UpdateTokenRequest
+	(*DeleteTokenRequest)(nil),             // 80: bedplate.v1.DeleteTokenRequest
+	(*WatchTokensRequest)(nil),             // 81: bedplate.v1.WatchTokensRequest
+	(*WatchTokensResponse)(nil),            // 82: bedplate.v1.WatchTokensResponse
+	(*GetSecretRequest)(nil),               // 83: bedplate.v1.GetSecretRequest
+	(*ListSecretsRequest)(nil),             // 84: bedplate.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),            // 85: bedplate.v1.ListSecretsResponse
+	(*CreateSecretRequest)(nil),            // 86: bedplate.v1.CreateSecretRequest
+	(*UpdateSecretRequest)(nil),            // 87: bedplate.v1.UpdateSecretRequest
+	(*DeleteSecretRequest)(nil),            // 88: bedplate.v1.DeleteSecretRequest
+	(*WatchSecretsRequest)(nil),            // 89: bedplate.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil),           // 90: bedplate.v1.WatchSecretsResponse
+	(*CreateTokenResponse)(nil),            // 91: bedplate.v1.CreateTokenResponse
+	(*GetPoolRequest)(nil),                 // 92: bedplate.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),               // 93: bedplate.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),              // 94: bedplate.v1.ListPoolsResponse
+	(*CreatePoolRequest)(nil),              // 95: bedplate.v1.CreatePoolRequest
+	(*UpdatePoolRequest)(nil),              // 96: bedplate.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),              // 97: bedplate.v1.DeletePoolRequest
+	(*WatchPoolsRequest)(nil),              // 98: bedplate.v1.WatchPoolsRequest
+	(*WatchPoolsResponse)(nil),             // 99: bedplate.v1.WatchPoolsResponse
+	(*GetRuleRequest)(nil),                 // 100: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),               // 101: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),              // 102: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),              // 103: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),              // 104: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),              // 105: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),              // 106: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),             // 107: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),                  // 108: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),                // 109: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),               // 110: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),               // 111: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),               // 112: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),               // 113: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),               // 114: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),              // 115: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),               // 116: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),              // 117: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),             // 118: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),             // 119: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),            // 120: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),           // 121: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),          // 122: bedplate.v1.GetServerInfoResponse
+	(*InventoryRecord)(nil),                // 123: bedplate.v1.InventoryRecord
+	(*Difference)(nil),                     // 124: bedplate.v1.Difference
+	(*TestRun)(nil),                        // 125: bedplate.v1.TestRun
+	(*durationpb.Duration)(nil),            // 126: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 127: google.protobuf.Timestamp
+	(*Machine)(nil),                        // 128: bedplate.v1.Machine
+	(ChangeType)(0),                        // 129: bedplate.v1.ChangeType
+	(*Sighting)(nil),                       // 130: bedplate.v1.Sighting
+	(*Phase)(nil),                          // 131: bedplate.v1.Phase
+	(*Network)(nil),                        // 132: bedplate.v1.Network
+	(*Image)(nil),                          // 133: bedplate.v1.Image
+	(*Template)(nil),                       // 134: bedplate.v1.Template
+	(*Workflow)(nil),                       // 135: bedplate.v1.Workflow
+	(*LogLine)(nil),                        // 136: bedplate.v1.LogLine
+	(*Progress)(nil),                       // 137: bedplate.v1.Progress
+	(*Instance)(nil),                       // 138: bedplate.v1.Instance
+	(*Token)(nil),                          // 139: bedplate.v1.Token
+	(*Secret)(nil),                         // 140: bedplate.v1.Secret
+	(*Pool)(nil),                           // 141: bedplate.v1.Pool
+	(*Rule)(nil),                           // 142: bedplate.v1.Rule
+	(*Job)(nil),                            // 143: bedplate.v1.Job
+	(*Event)(nil),                          // 144: bedplate.v1.Event
+	(Role)(0),                              // 145: bedplate.v1.Role
+	(*emptypb.Empty)(nil),                  // 146: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	119, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
-	119, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
-	119, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
-	120, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
-	121, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
-	122, // 5: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	122, // 6: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	122, // 7: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	123, // 8: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	122, // 9: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	122, // 10: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	124, // 11: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	124, // 12: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	125, // 13: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	122, // 14: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	125, // 15: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	126, // 16: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	126, // 17: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	127, // 18: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	127, // 19: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	127, // 20: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	123, // 21: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	127, // 22: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	128, // 23: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	128, // 24: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	128, // 25: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	123, // 26: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	128, // 27: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
-	38,  // 28: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	128, // 29: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	129, // 30: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	129, // 31: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	129, // 32: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	123, // 33: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	129, // 34: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	130, // 35: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	130, // 36: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	130, // 37: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	123, // 38: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	130, // 39: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	130, // 40: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	131, // 41: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
-	58,  // 42: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	132, // 43: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	133, // 44: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	133, // 45: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	133, // 46: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	123, // 47: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	133, // 48: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	134, // 49: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	134, // 50: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	134, // 51: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	123, // 52: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	134, // 53: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	135, // 54: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	135, // 55: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	135, // 56: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	123, // 57: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	135, // 58: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	134, // 59: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	136, // 60: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
-	136, // 61: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	136, // 62: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	123, // 63: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
-	136, // 64: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
-	137, // 65: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
-	137, // 66: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	137, // 67: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	123, // 68: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
-	137, // 69: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
-	138, // 70: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
-	138, // 71: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
-	138, // 72: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
-	123, // 73: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
-	138, // 74: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
-	139, // 75: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	139, // 76: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	140, // 77: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	124, // 78: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	7,   // 79: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	8,   // 80: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	10,  // 81: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	11,  // 82: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	12,  // 83: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	13,  // 84: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	15,  // 85: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	19,  // 86: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	17,  // 87: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	6,   // 88: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
-	0,   // 89: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
-	2,   // 90: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
-	4,   // 91: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
-	21,  // 92: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	22,  // 93: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	24,  // 94: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	25,  // 95: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	26,  // 96: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	27,  // 97: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	29,  // 98: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	30,  // 99: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	32,  // 100: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	33,  // 101: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	34,  // 102: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	35,  // 103: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	37,  // 104: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	40,  // 105: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	41,  // 106: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	43,  // 107: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	44,  // 108: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	45,  // 109: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	46,  // 110: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	48,  // 111: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	49,  // 112: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	51,  // 113: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	52,  // 114: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	53,  // 115: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	54,  // 116: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	56,  // 117: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	59,  // 118: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	60,  // 119: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	61,  // 120: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	63,  // 121: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	64,  // 122: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	66,  // 123: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	67,  // 124: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	68,  // 125: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	69,  // 126: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	62,  // 127: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
-	71,  // 128: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	72,  // 129: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	74,  // 130: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	75,  // 131: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	76,  // 132: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	77,  // 133: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	79,  // 134: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	80,  // 135: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	82,  // 136: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	83,  // 137: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	84,  // 138: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	85,  // 139: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	88,  // 140: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
-	89,  // 141: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
-	91,  // 142: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
-	92,  // 143: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
-	93,  // 144: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
-	94,  // 145: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
-	96,  // 146: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
-	97,  // 147: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
-	99,  // 148: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
-	100, // 149: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
-	101, // 150: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
-	102, // 151: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
-	104, // 152: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
-	105, // 153: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
-	107, // 154: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
-	108, // 155: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
-	109, // 156: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
-	110, // 157: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
-	112, // 158: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
-	113, // 159: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	115, // 160: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	117, // 161: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	122, // 162: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	9,   // 163: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	122, // 164: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	122, // 165: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	141, // 166: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	14,  // 167: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	16,  // 168: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	20,  // 169: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	18,  // 170: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	122, // 171: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
-	1,   // 172: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
-	3,   // 173: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
-	5,   // 174: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
-	127, // 175: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	23,  // 176: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	127, // 177: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	127, // 178: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	141, // 179: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	28,  // 180: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	128, // 181: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	31,  // 182: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	128, // 183: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	128, // 184: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	141, // 185: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	36,  // 186: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	39,  // 187: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	129, // 188: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	42,  // 189: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	129, // 190: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	129, // 191: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	141, // 192: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	47,  // 193: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	130, // 194: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	50,  // 195: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	130, // 196: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	130, // 197: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	141, // 198: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	55,  // 199: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	57,  // 200: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	130, // 201: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	130, // 202: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	130, // 203: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	133, // 204: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	65,  // 205: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	133, // 206: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	133, // 207: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	141, // 208: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	70,  // 209: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	133, // 210: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
-	134, // 211: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	73,  // 212: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	87,  // 213: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	134, // 214: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	141, // 215: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	78,  // 216: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	135, // 217: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	81,  // 218: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	135, // 219: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	135, // 220: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	141, // 221: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	86,  // 222: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	136, // 223: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
-	90,  // 224: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
-	136, // 225: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
-	136, // 226: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
-	141, // 227: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
-	95,  // 228: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
-	137, // 229: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
-	98,  // 230: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
-	137, // 231: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
-	137, // 232: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
-	141, // 233: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
-	103, // 234: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
-	138, // 235: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
-	106, // 236: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
-	138, // 237: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
-	138, // 238: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
-	141, // 239: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
-	111, // 240: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
-	138, // 241: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
-	114, // 242: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	116, // 243: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	118, // 244: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	162, // [162:245] is the sub-list for method output_type
-	79,  // [79:162] is the sub-list for method input_type
-	79,  // [79:79] is the sub-list for extension type_name
-	79,  // [79:79] is the sub-list for extension extendee
-	0,   // [0:79] is the sub-list for field type_name
+	123, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
+	123, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
+	123, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
+	124, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
+	125, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
+	126, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
+	8,   // 6: bedplate.v1.MakeMachineMediumResponse.medium:type_name -> bedplate.v1.MachineMedium
+	127, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
+	128, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	128, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	128, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	129, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	128, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	128, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	127, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	127, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	130, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	128, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	130, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	131, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	131, // 20: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	132, // 21: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	132, // 22: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	132, // 23: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	129, // 24: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	132, // 25: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	133, // 26: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	133, // 27: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	133, // 28: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	129, // 29: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	133, // 30: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	42,  // 31: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
+	133, // 32: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	134, // 33: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	134, // 34: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	134, // 35: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	129, // 36: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	134, // 37: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	135, // 38: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	135, // 39: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	135, // 40: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	129, // 41: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	135, // 42: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	135, // 43: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	136, // 44: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	62,  // 45: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
+	137, // 46: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	138, // 47: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	138, // 48: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	138, // 49: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	129, // 50: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	138, // 51: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	139, // 52: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	139, // 53: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	139, // 54: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	129, // 55: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	139, // 56: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	140, // 57: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	140, // 58: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	140, // 59: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	129, // 60: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	140, // 61: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	139, // 62: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	141, // 63: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	141, // 64: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	141, // 65: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	129, // 66: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	141, // 67: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	142, // 68: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	142, // 69: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	142, // 70: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	129, // 71: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	142, // 72: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	143, // 73: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	143, // 74: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	143, // 75: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	129, // 76: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	143, // 77: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	144, // 78: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	144, // 79: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	145, // 80: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	127, // 81: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	11,  // 82: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	12,  // 83: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	14,  // 84: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	15,  // 85: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	16,  // 86: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	17,  // 87: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	19,  // 88: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	23,  // 89: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	21,  // 90: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	10,  // 91: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
+	0,   // 92: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
+	2,   // 93: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
+	4,   // 94: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
+	6,   // 95: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
+	9,   // 96: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
+	25,  // 97: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	26,  // 98: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	28,  // 99: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	29,  // 100: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	30,  // 101: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	31,  // 102: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	33,  // 103: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	34,  // 104: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	36,  // 105: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	37,  // 106: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	38,  // 107: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	39,  // 108: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	41,  // 109: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	44,  // 110: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	45,  // 111: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	47,  // 112: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	48,  // 113: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	49,  // 114: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	50,  // 115: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	52,  // 116: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	53,  // 117: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	55,  // 118: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	56,  // 119: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	57,  // 120: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	58,  // 121: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	60,  // 122: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	63,  // 123: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	64,  // 124: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	65,  // 125: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	67,  // 126: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	68,  // 127: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	70,  // 128: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	71,  // 129: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	72,  // 130: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	73,  // 131: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	66,  // 132: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	75,  // 133: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	76,  // 134: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	78,  // 135: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	79,  // 136: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	80,  // 137: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	81,  // 138: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	83,  // 139: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	84,  // 140: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	86,  // 141: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	87,  // 142: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	88,  // 143: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	89,  // 144: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	92,  // 145: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	93,  // 146: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	95,  // 147: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	96,  // 148: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	97,  // 149: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	98,  // 150: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	100, // 151: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	101, // 152: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	103, // 153: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	104, // 154: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	105, // 155: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	106, // 156: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	108, // 157: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	109, // 158: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	111, // 159: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	112, // 160: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	113, // 161: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	114, // 162: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	116, // 163: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	117, // 164: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	119, // 165: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	121, // 166: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	128, // 167: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	13,  // 168: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	128, // 169: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	128, // 170: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	146, // 171: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	18,  // 172: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	20,  // 173: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	24,  // 174: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	22,  // 175: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	128, // 176: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
+	1,   // 177: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
+	3,   // 178: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
+	5,   // 179: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
+	7,   // 180: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
+	146, // 181: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
+	132, // 182: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	27,  // 183: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	132, // 184: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	132, // 185: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	146, // 186: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	32,  // 187: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	133, // 188: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	35,  // 189: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	133, // 190: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	133, // 191: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	146, // 192: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	40,  // 193: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	43,  // 194: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	134, // 195: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	46,  // 196: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	134, // 197: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	134, // 198: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	146, // 199: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	51,  // 200: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	135, // 201: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	54,  // 202: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	135, // 203: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	135, // 204: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	146, // 205: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	59,  // 206: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	61,  // 207: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	135, // 208: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	135, // 209: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	135, // 210: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	138, // 211: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	69,  // 212: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	138, // 213: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	138, // 214: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	146, // 215: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	74,  // 216: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	138, // 217: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	139, // 218: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	77,  // 219: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	91,  // 220: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	139, // 221: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	146, // 222: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	82,  // 223: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	140, // 224: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	85,  // 225: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	140, // 226: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	140, // 227: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	146, // 228: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	90,  // 229: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	141, // 230: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	94,  // 231: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	141, // 232: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	141, // 233: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	146, // 234: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	99,  // 235: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	142, // 236: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	102, // 237: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	142, // 238: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	142, // 239: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	146, // 240: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	107, // 241: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	143, // 242: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	110, // 243: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	143, // 244: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	143, // 245: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	146, // 246: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	115, // 247: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	143, // 248: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	118, // 249: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	120, // 250: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	122, // 251: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	167, // [167:252] is the sub-list for method output_type
+	82,  // [82:167] is the sub-list for method input_type
+	82,  // [82:82] is the sub-list for extension type_name
+	82,  // [82:82] is the sub-list for extension extendee
+	0,   // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_api_proto_init() }
@@ -7981,28 +8242,32 @@ func file_bedplate_v1_api_proto_init() {
 	file_bedplate_v1_pool_proto_init()
 	file_bedplate_v1_rule_proto_init()
 	file_bedplate_v1_workflow_proto_init()
-	file_bedplate_v1_api_proto_msgTypes[18].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[7].OneofWrappers = []any{
+		(*MakeMachineMediumResponse_Medium)(nil),
+		(*MakeMachineMediumResponse_Data)(nil),
+	}
+	file_bedplate_v1_api_proto_msgTypes[22].OneofWrappers = []any{
 		(*FollowMachineResponse_Machine)(nil),
 		(*FollowMachineResponse_Sighting)(nil),
 		(*FollowMachineResponse_Phase)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[37].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[41].OneofWrappers = []any{
 		(*UploadImageRequest_Header)(nil),
 		(*UploadImageRequest_Data)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[57].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[61].OneofWrappers = []any{
 		(*FollowWorkflowResponse_Workflow)(nil),
 		(*FollowWorkflowResponse_Log)(nil),
 		(*FollowWorkflowResponse_Progress)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[62].OneofWrappers = []any{}
+	file_bedplate_v1_api_proto_msgTypes[66].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   119,
+			NumMessages:   123,
 			NumExtensions: 0,
 			NumServices:   13,
 		},

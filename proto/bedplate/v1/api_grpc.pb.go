@@ -33,6 +33,8 @@ const (
 	MachineService_ListMachineInventories_FullMethodName = "/bedplate.v1.MachineService/ListMachineInventories"
 	MachineService_DiffMachineInventories_FullMethodName = "/bedplate.v1.MachineService/DiffMachineInventories"
 	MachineService_ListMachineTests_FullMethodName       = "/bedplate.v1.MachineService/ListMachineTests"
+	MachineService_MakeMachineMedium_FullMethodName      = "/bedplate.v1.MachineService/MakeMachineMedium"
+	MachineService_RevokeMachineMedia_FullMethodName     = "/bedplate.v1.MachineService/RevokeMachineMedia"
 )
 
 // MachineServiceClient is the client API for MachineService service.
@@ -67,6 +69,10 @@ type MachineServiceClient interface {
 	DiffMachineInventories(ctx context.Context, in *DiffMachineInventoriesRequest, opts ...grpc.CallOption) (*DiffMachineInventoriesResponse, error)
 	// ListMachineTests returns the results of the runs of the machine's hardware tests, newest run first, as far as they are kept.
 	ListMachineTests(ctx context.Context, in *ListMachineTestsRequest, opts ...grpc.CallOption) (*ListMachineTestsResponse, error)
+	// MakeMachineMedium makes a boot medium for a machine that has no DHCP, and streams its image: the first message describes it, the rest carry bytes.
+	MakeMachineMedium(ctx context.Context, in *MakeMachineMediumRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MakeMachineMediumResponse], error)
+	// RevokeMachineMedia makes every boot medium of a machine useless, the one that its BMC has inserted too.
+	RevokeMachineMedia(ctx context.Context, in *RevokeMachineMediaRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 }
 
 type machineServiceClient struct {
@@ -225,6 +231,35 @@ func (c *machineServiceClient) ListMachineTests(ctx context.Context, in *ListMac
 	return out, nil
 }
 
+func (c *machineServiceClient) MakeMachineMedium(ctx context.Context, in *MakeMachineMediumRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MakeMachineMediumResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MachineService_ServiceDesc.Streams[2], MachineService_MakeMachineMedium_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[MakeMachineMediumRequest, MakeMachineMediumResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_MakeMachineMediumClient = grpc.ServerStreamingClient[MakeMachineMediumResponse]
+
+func (c *machineServiceClient) RevokeMachineMedia(ctx context.Context, in *RevokeMachineMediaRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, MachineService_RevokeMachineMedia_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MachineServiceServer is the server API for MachineService service.
 // All implementations must embed UnimplementedMachineServiceServer
 // for forward compatibility.
@@ -257,6 +292,10 @@ type MachineServiceServer interface {
 	DiffMachineInventories(context.Context, *DiffMachineInventoriesRequest) (*DiffMachineInventoriesResponse, error)
 	// ListMachineTests returns the results of the runs of the machine's hardware tests, newest run first, as far as they are kept.
 	ListMachineTests(context.Context, *ListMachineTestsRequest) (*ListMachineTestsResponse, error)
+	// MakeMachineMedium makes a boot medium for a machine that has no DHCP, and streams its image: the first message describes it, the rest carry bytes.
+	MakeMachineMedium(*MakeMachineMediumRequest, grpc.ServerStreamingServer[MakeMachineMediumResponse]) error
+	// RevokeMachineMedia makes every boot medium of a machine useless, the one that its BMC has inserted too.
+	RevokeMachineMedia(context.Context, *RevokeMachineMediaRequest) (*emptypb.Empty, error)
 	mustEmbedUnimplementedMachineServiceServer()
 }
 
@@ -305,6 +344,12 @@ func (UnimplementedMachineServiceServer) DiffMachineInventories(context.Context,
 }
 func (UnimplementedMachineServiceServer) ListMachineTests(context.Context, *ListMachineTestsRequest) (*ListMachineTestsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMachineTests not implemented")
+}
+func (UnimplementedMachineServiceServer) MakeMachineMedium(*MakeMachineMediumRequest, grpc.ServerStreamingServer[MakeMachineMediumResponse]) error {
+	return status.Error(codes.Unimplemented, "method MakeMachineMedium not implemented")
+}
+func (UnimplementedMachineServiceServer) RevokeMachineMedia(context.Context, *RevokeMachineMediaRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeMachineMedia not implemented")
 }
 func (UnimplementedMachineServiceServer) mustEmbedUnimplementedMachineServiceServer() {}
 func (UnimplementedMachineServiceServer) testEmbeddedByValue()                        {}
@@ -547,6 +592,35 @@ func _MachineService_ListMachineTests_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MachineService_MakeMachineMedium_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(MakeMachineMediumRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MachineServiceServer).MakeMachineMedium(m, &grpc.GenericServerStream[MakeMachineMediumRequest, MakeMachineMediumResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_MakeMachineMediumServer = grpc.ServerStreamingServer[MakeMachineMediumResponse]
+
+func _MachineService_RevokeMachineMedia_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeMachineMediaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).RevokeMachineMedia(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_RevokeMachineMedia_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).RevokeMachineMedia(ctx, req.(*RevokeMachineMediaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // MachineService_ServiceDesc is the grpc.ServiceDesc for MachineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -598,6 +672,10 @@ var MachineService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListMachineTests",
 			Handler:    _MachineService_ListMachineTests_Handler,
 		},
+		{
+			MethodName: "RevokeMachineMedia",
+			Handler:    _MachineService_RevokeMachineMedia_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -608,6 +686,11 @@ var MachineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "FollowMachine",
 			Handler:       _MachineService_FollowMachine_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "MakeMachineMedium",
+			Handler:       _MachineService_MakeMachineMedium_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -787,7 +787,9 @@ type Interface struct {
 	// The switch that it should be cabled to: LLDP's system name or chassis id. Empty: not checked.
 	Switch string `protobuf:"bytes,7,opt,name=switch,proto3" json:"switch,omitempty"`
 	// The port of that switch: LLDP's port id or port description. Empty: not checked.
-	SwitchPort    string `protobuf:"bytes,8,opt,name=switch_port,json=switchPort,proto3" json:"switch_port,omitempty"`
+	SwitchPort string `protobuf:"bytes,8,opt,name=switch_port,json=switchPort,proto3" json:"switch_port,omitempty"`
+	// 802.1Q VLAN that the agent uses on this interface when it boots from a medium. 0: none.
+	Vlan          uint32 `protobuf:"varint,9,opt,name=vlan,proto3" json:"vlan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -876,6 +878,13 @@ func (x *Interface) GetSwitchPort() string {
 		return x.SwitchPort
 	}
 	return ""
+}
+
+func (x *Interface) GetVlan() uint32 {
+	if x != nil {
+		return x.Vlan
+	}
+	return 0
 }
 
 // BMC is the address and credentials of a baseboard management controller.
@@ -2028,7 +2037,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x0emin_size_bytes\x18\x03 \x01(\x04R\fminSizeBytes\x12$\n" +
 	"\x0emax_size_bytes\x18\x04 \x01(\x04R\fmaxSizeBytes\x12\x1e\n" +
 	"\x05model\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x05model\x122\n" +
-	"\x10firmware_version\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\x0ffirmwareVersion\"\xdb\x02\n" +
+	"\x10firmware_version\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18@R\x0ffirmwareVersion\"\xf9\x02\n" +
 	"\tInterface\x12C\n" +
 	"\x03mac\x18\x01 \x01(\tB1\xbaH.r,2*^(([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2})?$R\x03mac\x12!\n" +
 	"\aaddress\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaddress\x12!\n" +
@@ -2038,7 +2047,8 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x0fdisable_netboot\x18\x06 \x01(\bR\x0edisableNetboot\x12 \n" +
 	"\x06switch\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06switch\x12)\n" +
 	"\vswitch_port\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\n" +
-	"switchPort\"\x95\x03\n" +
+	"switchPort\x12\x1c\n" +
+	"\x04vlan\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\xfe\x1fR\x04vlan\"\x95\x03\n" +
 	"\x03BMC\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\aaddress\x12$\n" +
 	"\busername\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\busername\x121\n" +
