@@ -1,0 +1,218 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bedplate/bedplate/lab"
+)
+
+// mediumIn returns QEMU's arguments for a medium that comes before everything
+// else in the boot order.
+func mediumIn(kind, file string) []string {
+	drive := "if=none,id=medium,format=raw,readonly=on,file=" + file
+	switch kind {
+	case "stick":
+		return []string{"-device", "qemu-xhci", "-drive", drive, "-device", "usb-storage,id=tray,drive=medium,removable=on,bootindex=0"}
+	case "usb-cd": // as BMCs show their virtual CDs to the machine
+		return []string{"-device", "qemu-xhci", "-drive", drive + ",media=cdrom", "-device", "usb-storage,id=tray,drive=medium,bootindex=0"}
+	default:
+		return []string{"-drive", drive + ",media=cdrom", "-device", "ide-cd,id=tray,drive=medium,bootindex=0"}
+	}
+}
+
+// mediaRig is a rack without any DHCP server, whose machines have their boot
+// media in place but for the content.
+func mediaRig(t *testing.T, machines ...lab.MachineSpec) *rig {
+	t.Helper()
+	r := newRack(t, lab.Spec{Networks: []lab.Network{{Quiet: true}}, Machines: machines})
+	r.start("--no-first-network")
+	return r
+}
+
+// mediumFile is where a machine's medium is, before there is a rig.
+func mediumFile(t *testing.T) string { return filepath.Join(t.TempDir(), "medium.iso") }
+
+// mediaYAML describes a machine that boots from a medium, with an address of its own.
+func (r *rig) mediaYAML(name, address string) string {
+	return strings.Replace(r.machineYAML(name, address), "spec:\n", "spec:\n  boot_method: virtual-media\n", 1)
+}
+
+// makeMedium writes the machine's medium.
+func (r *rig) makeMedium(name, file string) {
+	r.t.Helper()
+	r.t.Log(strings.TrimSpace(r.must("machine", "media", name, "--out", file)))
+}
+
+// connects powers a machine on and returns how long it took until its agent was
+// connected.
+func (r *rig) connects(name string) time.Duration {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Minute)
+	defer cancel()
+	serial := r.machine(name).Serial()
+	start := time.Now()
+	r.powerOn(name)
+	if _, err := serial.WaitFor(ctx, regexp.MustCompile(`connected to the server as machine `+name)); err != nil {
+		r.t.Fatal(err)
+	}
+	return time.Since(start)
+}
+
+// TestMedia boots machines of each firmware from each kind of medium, on a
+// network where nobody answers DHCP.
+func TestMedia(t *testing.T) {
+	for _, c := range []struct {
+		name, kind string
+		firmware   lab.Firmware
+	}{
+		{"bios-cd", "cd", lab.BIOS},
+		{"bios-stick", "stick", lab.BIOS},
+		{"uefi-cd", "cd", lab.UEFI},
+		{"uefi-stick", "stick", lab.UEFI},
+		{"secure-cd", "cd", lab.UEFISecure},
+		{"secure-usb-cd", "usb-cd", lab.UEFISecure},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := mediumFile(t)
+			r := mediaRig(t, lab.MachineSpec{Name: c.name, Firmware: c.firmware, Args: mediumIn(c.kind, file), Boot: []string{"disk"}})
+			r.apply(r.mediaYAML(c.name, "10.77.0.31/24"))
+			r.makeMedium(c.name, file)
+			t.Logf("%s: %.1f s from power-on to connected", c.name, r.connects(c.name).Seconds())
+			r.waitState(2*time.Minute, "machine", c.name, "available", "failed")
+			m := r.object("machine", c.name)
+			if got := field(m, "status", "agent", "address"); got != "10.77.0.31" {
+				t.Errorf("the agent's address is %q, want the one on the medium", got)
+			}
+			want := map[bool]string{true: "true", false: ""}[c.firmware == lab.UEFISecure]
+			if got := field(m["status"], "inventory", "firmware", "secure_boot"); got != want {
+				t.Errorf("Secure Boot is %q, want %q", got, want)
+			}
+			t.Run("a second boot of the same medium enrols again", func(t *testing.T) {
+				r := r.in(t)
+				before := field(r.object("machine", c.name), "status", "agent", "boot_id")
+				if err := r.machine(c.name).PowerOff(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r.connects(c.name)
+				if after := field(r.object("machine", c.name), "status", "agent", "boot_id"); after == before {
+					t.Errorf("the boot is still %s", before)
+				}
+			})
+			t.Run("a revoked one doesn't, and says so", func(t *testing.T) {
+				r := r.in(t)
+				r.must("machine", "media", c.name, "--revoke")
+				r.saysOnBoot(c.name, `this boot medium is not good any more`)
+			})
+		})
+	}
+}
+
+// saysOnBoot resets the machine and waits for words on its console.
+func (r *rig) saysOnBoot(name, pattern string) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Minute)
+	defer cancel()
+	serial := r.machine(name).Serial()
+	if err := r.machine(name).Reset(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := serial.WaitFor(ctx, regexp.MustCompile(pattern)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// qmp has QEMU carry out a command.
+func (r *rig) qmp(name, command string, arguments map[string]any) {
+	r.t.Helper()
+	// Paths of sockets may have 108 bytes only.
+	dir, err := os.Open(r.machine(name).Dir())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer dir.Close()
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/qmp.sock", dir.Fd()))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		r.t.Fatal(err)
+	}
+	answers := bufio.NewScanner(conn)
+	for _, c := range []any{map[string]any{"execute": "qmp_capabilities"}, map[string]any{"execute": command, "arguments": arguments}} {
+		data, err := json.Marshal(c)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if _, err := conn.Write(append(data, '\n')); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	for returned := 0; returned < 2 && answers.Scan(); {
+		if strings.Contains(answers.Text(), `"error"`) {
+			r.t.Fatalf("%s: %s", command, answers.Text())
+		}
+		if strings.Contains(answers.Text(), `"return"`) {
+			returned++
+		}
+	}
+}
+
+// TestMedia_Install takes a machine in a network without DHCP from its medium to
+// a login on the installed system, which has the machine's address.
+func TestMedia_Install(t *testing.T) {
+	file := mediumFile(t)
+	r := mediaRig(t, lab.MachineSpec{Name: "m", Firmware: lab.UEFI, Args: mediumIn("cd", file), Boot: []string{"disk"}})
+	r.importDebian()
+	r.apply(r.mediaYAML("m", "10.77.0.31/24"))
+	r.makeMedium("m", file)
+	r.connects("m")
+	r.waitState(2*time.Minute, "machine", "m", "available", "failed")
+	// The agent is in memory: nothing reads the medium any more.
+	r.qmp("m", "eject", map[string]any{"id": "tray", "force": true})
+	r.apply(r.instanceYAML("m"))
+
+	r.waitState(installTime, "instance", "m", "active", "failed")
+	r.proves("m", "10.77.0.31")
+	out, err := r.ssh("10.77.0.31", "ip -4 -o addr show scope global; cat /run/systemd/network/*.network")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out, "dynamic") || !strings.Contains(out, "10.77.0.31/24") || strings.Contains(out, "DHCP=ipv4") {
+		t.Errorf("the installed system's network:\n%s", out)
+	}
+}
+
+// TestMedia_Stranger boots one machine's medium in another machine.
+func TestMedia_Stranger(t *testing.T) {
+	file := mediumFile(t)
+	r := mediaRig(t,
+		lab.MachineSpec{Name: "mine", Args: mediumIn("cd", file), Boot: []string{"disk"}},
+		lab.MachineSpec{Name: "theirs"})
+	r.apply(r.mediaYAML("theirs", "10.77.0.32/24"))
+	r.makeMedium("theirs", file)
+	r.powerOn("mine")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	want := fmt.Sprintf(`this machine has the interfaces %s; addresses are given for %s`, r.machine("mine").Spec().MAC, r.machine("theirs").Spec().MAC)
+	if _, err := r.machine("mine").Serial().WaitFor(ctx, regexp.MustCompile(want)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMedia_VLAN boots a machine whose server is on a VLAN of its port.
+func TestMedia_VLAN(t *testing.T) {
+	if os.Getenv("BEDPLATE_E2E_VLAN") == "" {
+		t.Skip("not yet")
+	}
+}
