@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/bedplate/bedplate/bmc/fleet"
 	"github.com/bedplate/bedplate/dhcp"
 	"github.com/bedplate/bedplate/dhcp/pxe"
 	"github.com/bedplate/bedplate/images"
@@ -134,12 +136,24 @@ func (w workflows) Follow(ctx context.Context, r *pb.FollowWorkflowRequest, send
 type machineViews struct {
 	db        *resource.DB
 	lifecycle *lifecycle.Controller
+	fleet     *fleet.Fleet
 	timeline  *timeline.Recorder
 }
 
 // Explain implements api.MachineViews.
 func (v machineViews) Explain(ctx context.Context, name string) (*pb.ExplainMachineResponse, error) {
-	return v.lifecycle.Explain(ctx, name)
+	r, err := v.lifecycle.Explain(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	b := v.fleet.Explain(name)
+	r.Advice = append(r.Advice, b.Advice...)
+	if b.Sighting != nil {
+		r.Sightings = slices.DeleteFunc(r.Sightings, func(s *pb.Sighting) bool { return s.Source == b.Sighting.Source })
+		r.Sightings = append(r.Sightings, b.Sighting)
+		slices.SortStableFunc(r.Sightings, func(x, y *pb.Sighting) int { return y.Time.AsTime().Compare(x.Time.AsTime()) })
+	}
+	return r, nil
 }
 
 // Retry implements api.MachineViews.

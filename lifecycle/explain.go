@@ -30,23 +30,64 @@ func (c *Controller) Explain(ctx context.Context, name string) (*pb.ExplainMachi
 			return nil, err
 		}
 	}
-	return explain(m, wf, c.cfg.Sightings.Sightings(machine.Name(name)), c.cfg.Now()), nil
+	var job *pb.Job
+	if j := m.GetStatus().GetJob(); j != "" {
+		job, err = resource.Get[*pb.Job](ctx, c.cfg.DB, j)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return explain(m, wf, job, c.cfg.Sightings.Sightings(machine.Name(name)), c.cfg.Now()), nil
 }
 
-func explain(m *pb.Machine, wf *pb.Workflow, seen []*pb.Sighting, now time.Time) *pb.ExplainMachineResponse {
+func explain(m *pb.Machine, wf *pb.Workflow, job *pb.Job, seen []*pb.Sighting, now time.Time) *pb.ExplainMachineResponse {
 	r := &pb.ExplainMachineResponse{Machine: m, Sightings: seen, Since: m.GetStatus().GetStateTime(), Deadline: m.GetStatus().GetDeadline()}
 	r.Summary = fmt.Sprintf("%s is %s: %s", m.Metadata.Name, stateName(m.GetStatus().GetState()), m.GetStatus().GetCause())
 	if next := m.GetStatus().GetNextAction(); next != "" {
 		r.Advice = append(r.Advice, next)
 	}
-	switch {
+	switch hook, state := pendingHook(m), m.GetStatus().GetState(); {
+	case hook != nil:
+		r.WaitingFor = fmt.Sprintf("hook %s to consent to %s", hook.GetName(), hook.GetBefore())
+		r.Since, r.Deadline = hook.GetTime(), hook.GetDeadline()
+	case job != nil && !jobEnded(job):
+		explainJob(r, job)
 	case wf != nil:
 		explainWorkflow(r, wf, seen, now)
-	case m.GetStatus().GetState() == pb.MachineState_ENROLLED:
+	case state == pb.MachineState_ENROLLED && !hasBMC(m):
 		r.WaitingFor = "the machine to boot from the network"
 		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+	case state == pb.MachineState_INSPECTING && !connected(m):
+		r.WaitingFor = "the machine to boot the agent"
+		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+	case state == pb.MachineState_INSPECTING:
+		r.WaitingFor = "the agent to report the hardware"
 	}
 	return r
+}
+
+func pendingHook(m *pb.Machine) *pb.HookStatus {
+	for _, h := range m.GetStatus().GetHooks() {
+		if h.GetState() == hookPending {
+			return h
+		}
+	}
+	return nil
+}
+
+// explainJob is about a machine that its BMC is at work for.
+func explainJob(r *pb.ExplainMachineResponse, job *pb.Job) {
+	name := job.Metadata.Name
+	r.WaitingFor, r.Since, r.Deadline = "job "+name, orElse(job.GetStatus().GetStartTime(), job.Metadata.CreateTime), job.GetStatus().GetDeadline()
+	if cause := job.GetStatus().GetCause(); cause != "" {
+		r.WaitingFor += ": " + cause
+	}
+	for _, o := range job.GetStatus().GetOperations() {
+		if o.GetError() != "" && o.GetState() != pb.JobState_JOB_SUCCEEDED {
+			r.Advice = append(r.Advice, fmt.Sprintf("the last of %d tries failed: %s", o.GetAttempts(), o.GetError()))
+		}
+	}
+	r.Advice = append(r.Advice, "`bedplate job describe "+name+"` says more; `bedplate job cancel "+name+"` ends it")
 }
 
 func explainWorkflow(r *pb.ExplainMachineResponse, wf *pb.Workflow, seen []*pb.Sighting, now time.Time) {

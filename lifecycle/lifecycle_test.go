@@ -429,7 +429,7 @@ func TestExplain(t *testing.T) {
 			{"stuck in DHCP", []*pb.Sighting{{Source: "dhcp", Detail: "OFFER", Time: timestamppb.New(time.Now())}}, "another DHCP server"},
 			{"stuck after TFTP", []*pb.Sighting{{Source: "tftp", Detail: "complete", Time: timestamppb.New(time.Now())}}, "Secure Boot"},
 		} {
-			got := strings.Join(explain(m, nil, tt.seen, time.Now()).Advice, "\n")
+			got := strings.Join(explain(m, nil, nil, tt.seen, time.Now()).Advice, "\n")
 			if !strings.Contains(got, tt.want) {
 				t.Errorf("%s: the advice is %q, want it to speak of %q", tt.name, got, tt.want)
 			}
