@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bedplate/bedplate/bmc"
+	"github.com/bedplate/bedplate/bmc/dial"
 	"github.com/bedplate/bedplate/bmc/fleet"
 	"github.com/bedplate/bedplate/bmc/job"
 	"github.com/bedplate/bedplate/event"
@@ -48,7 +49,7 @@ func (e *Engine) dialBMC(ctx context.Context, t bmc.Target) (bmc.Driver, error) 
 	if e.cfg.BMC.Dial != nil {
 		return e.cfg.BMC.Dial(ctx, t)
 	}
-	return nil, bmc.Unsupported(t.Protocol.String(), "this protocol")
+	return dial.Dialer{Now: e.cfg.Now}.Dial(ctx, t)
 }
 
 // mediaURL is where a machine's BMC loads the agent's system from.
