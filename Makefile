@@ -17,7 +17,7 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
 E2E_DEPS = isc-dhcp-relay isc-dhcp-client udhcpc busybox-static atftp tftp-hpa curl qemu-utils mount procps lldpd swtpm swtpm-tools
 
 .DEFAULT_GOAL := build
-.PHONY: build agentos debian-image deps e2e-deps clean test e2e demo bench check
+.PHONY: build agentos debian-image storage-image deps e2e-deps clean test e2e demo bench check
 FIRMWARE    ?= uefi
 
 ## demo: the main job in a virtual rack, from nothing to a proven login (FIRMWARE=bios|uefi|uefi-http)
@@ -29,7 +29,7 @@ test:
 	$(GO) test -race ./...
 
 ## e2e: real firmware in QEMU, foreign DHCP servers and clients, crashes
-e2e: e2e-deps build agentos debian-image
+e2e: e2e-deps build agentos debian-image storage-image
 	BEDPLATE_E2E=1 $(GO) test -count=1 -p 1 -timeout 15m ./agent/... ./lab/... ./test/interop/...
 	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e
 
@@ -62,6 +62,11 @@ agentos: build
 ## debian-image: a small Debian disk image, build/images/debian.raw.zst
 debian-image: build
 	bin/bedplate debian-image --out build/images/debian.raw.zst
+
+## storage-image: the same with what opens RAID, LVM and encrypted devices at boot, build/images/debian-storage.raw.zst
+storage-image: build
+	bin/bedplate debian-image --out build/images/debian-storage.raw.zst --package mdadm,lvm2,thin-provisioning-tools,xfsprogs,dosfstools \
+	  --package libtss2-esys-3.0.2-0,libtss2-mu0,libtss2-rc0,libtss2-tcti-device0
 
 ## deps: Debian packages that building and the lab need
 deps: PACKAGES = $(DEPS)

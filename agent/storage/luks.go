@@ -241,16 +241,21 @@ type header struct {
 }
 
 func (r *runner) header(ctx context.Context, n *layout.Node) (header, error) {
-	var h header
 	dev := r.device[n.On[0]]
 	out, err := r.ask(ctx, "cryptsetup", "luksDump", "--dump-json-metadata", dev)
 	if err != nil {
-		return h, fmt.Errorf("encryption %s is declared, but %s (%s) is no LUKS2 container: %w", n.Name, n.On[0].Name, dev, err)
+		return header{}, fmt.Errorf("encryption %s is declared, but %s (%s) is no LUKS2 container: %w", n.Name, n.On[0].Name, dev, err)
 	}
-	if err := json.Unmarshal([]byte(out), &h); err != nil {
+	h, err := parseHeader(out)
+	if err != nil {
 		return h, fmt.Errorf("reading the LUKS2 header of %s: %w", dev, err)
 	}
 	return h, nil
+}
+
+func parseHeader(text string) (header, error) {
+	h := header{Keyslots: map[string]json.RawMessage{}}
+	return h, json.Unmarshal([]byte(text), &h)
 }
 
 // slots returns the key slots and the tokens of a type.

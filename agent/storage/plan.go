@@ -132,15 +132,18 @@ func (p *planner) image(n *layout.Node) bool {
 }
 
 // decide says which disks keep what they hold. Those that share a part are
-// either all blank, and filled, or all hold something, and are kept.
+// either all blank or unfinished, and filled, or all hold something, and are
+// kept. Where only some are unfinished, everything was complete and the marks
+// were being taken off: they are kept as well, and have to stand comparison.
 func (p *planner) decide() {
 	for _, group := range p.groups() {
 		var blank, full []string
 		for _, name := range group {
-			d := p.Disks[name]
-			if len(d.Holds) == 0 || d.Unfinished {
+			switch d := p.Disks[name]; {
+			case d.Unfinished:
+			case len(d.Holds) == 0:
 				blank = append(blank, fmt.Sprintf("%s (%s)", name, d.Path))
-			} else {
+			default:
 				full = append(full, fmt.Sprintf("%s (%s: %s)", name, d.Path, strings.Join(d.Holds, ", ")))
 			}
 		}
@@ -301,7 +304,7 @@ func (p *planner) filesystem(n *layout.Node) {
 // finish takes the marks away, once everything is complete.
 func (p *planner) finish() {
 	for _, n := range p.Layout.Of(layout.Disk) {
-		if !p.image(n) && !p.stays(n) && len(n.Users) > 0 {
+		if !p.image(n) && len(n.Users) > 0 && (!p.stays(n) || p.Disks[n.Name].Unfinished) {
 			p.add(Finish, n, "mark %s as complete", n.Name)
 		}
 	}
