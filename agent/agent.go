@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/bedplate/bedplate/agent/step"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
@@ -217,11 +218,12 @@ func (a *Agent) inspect(ctx context.Context) {
 
 func (a *Agent) meetNeighbours(ctx context.Context, inv *pb.Inventory) {
 	full := cloneInventory(inv) // the first may be on its way to the server
-	heard, err := a.cfg.Neighbours(ctx, full)
-	if err != nil {
+	if _, err := a.cfg.Neighbours(ctx, full); err != nil {
 		full.Warnings = append(full.Warnings, fmt.Sprintf("LLDP: %v", err))
 	}
-	if ctx.Err() == nil && (heard || err != nil) {
+	if ctx.Err() == nil {
+		// Also when nobody was heard: the server may wait to know that.
+		full.NeighboursTime = timestamppb.New(a.cfg.Now())
 		a.facts.set(full)
 	}
 }
@@ -249,6 +251,7 @@ func (a *Agent) inventory(ctx context.Context, _ step.Request, rep step.Reporter
 
 // keepNeighbours copies what LLDP told, which takes half a minute to hear again.
 func keepNeighbours(from, to *pb.Inventory) {
+	to.NeighboursTime = from.GetNeighboursTime()
 	for _, n := range to.GetNics() {
 		for _, old := range from.GetNics() {
 			if old.GetName() == n.GetName() && n.Lldp == nil && n.GetLink() {

@@ -22,7 +22,7 @@ var ErrInUse = errors.New("it is in use under its name")
 const renameAttempts = 16
 
 // Rename moves the machine `from` to the name `to`, with what apply changes of
-// it and its claims, and ops with it, in one transaction. Its uid stays, and
+// it and its claims, in one transaction; compares and ops go with it. Its uid stays, and
 // so does what goes by that: its history. The error wraps resource.ErrExists
 // when `to` is taken, ErrInUse when a workflow, an instance, a job or an
 // erasure record has its name, or it has been renamed before, and is a *resource.FieldErrors when apply
@@ -36,13 +36,13 @@ const renameAttempts = 16
 // is restarted. From its next boot on it has a certificate of its new name.
 //
 // Events stay with the name that the machine had when they happened.
-func Rename(ctx context.Context, db *resource.DB, from, to string, apply func(*pb.Machine) error, ops ...store.Op) error {
+func Rename(ctx context.Context, db *resource.DB, from, to string, apply func(*pb.Machine) error, compares []store.Compare, ops []store.Op) error {
 	if !resource.ValidName(to) {
 		return fmt.Errorf("renaming machine/%s to %q: %w", from, to, resource.ErrName)
 	}
 	var err error
 	for range renameAttempts {
-		if err = rename(ctx, db, from, to, apply, ops); !errors.Is(err, store.ErrConflict) {
+		if err = rename(ctx, db, from, to, apply, compares, ops); !errors.Is(err, store.ErrConflict) {
 			break
 		}
 	}
@@ -52,7 +52,7 @@ func Rename(ctx context.Context, db *resource.DB, from, to string, apply func(*p
 	return nil
 }
 
-func rename(ctx context.Context, db *resource.DB, from, to string, apply func(*pb.Machine) error, ops []store.Op) error {
+func rename(ctx context.Context, db *resource.DB, from, to string, apply func(*pb.Machine) error, also []store.Compare, ops []store.Op) error {
 	before, err := resource.Get[*pb.Machine](ctx, db, from)
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func rename(ctx context.Context, db *resource.DB, from, to string, apply func(*p
 		return err
 	}
 	resource.Stamp(db, after)
-	compares := append(claims.Compares, resource.Unchanged(before), resource.Absent[*pb.Machine](to))
+	compares := append(append(claims.Compares, also...), resource.Unchanged(before), resource.Absent[*pb.Machine](to))
 	all := append(claims.Ops, resource.Remove[*pb.Machine](from), resource.Put(after))
 	_, err = db.Store.Txn(ctx, compares, append(all, ops...))
 	return err

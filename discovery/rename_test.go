@@ -65,12 +65,12 @@ func TestRename(t *testing.T) {
 	create(t, db, "m-525400770001", mac1)
 	create(t, db, "taken", mac2)
 	t.Run("a name that is taken", func(t *testing.T) {
-		if err := Rename(ctx, db, "m-525400770001", "taken", unchanged); !errors.Is(err, resource.ErrExists) {
+		if err := Rename(ctx, db, "m-525400770001", "taken", unchanged, nil, nil); !errors.Is(err, resource.ErrExists) {
 			t.Errorf("err = %v", err)
 		}
 	})
 	t.Run("no name at all", func(t *testing.T) {
-		if err := Rename(ctx, db, "m-525400770001", "No Name", unchanged); !errors.Is(err, resource.ErrName) {
+		if err := Rename(ctx, db, "m-525400770001", "No Name", unchanged, nil, nil); !errors.Is(err, resource.ErrName) {
 			t.Errorf("err = %v", err)
 		}
 	})
@@ -79,14 +79,14 @@ func TestRename(t *testing.T) {
 		err := Rename(ctx, db, "m-525400770001", "web-1", func(m *pb.Machine) error {
 			m.Spec.Interfaces[0].Mac = mac2
 			return nil
-		})
+		}, nil, nil)
 		if !errors.As(err, &fields) || fields.Errors[0].Path != "spec.interfaces[0].mac" {
 			t.Errorf("err = %v", err)
 		}
 	})
 	t.Run("a change that fails changes nothing", func(t *testing.T) {
 		failed := errors.New("no")
-		if err := Rename(ctx, db, "m-525400770001", "web-1", func(*pb.Machine) error { return failed }); !errors.Is(err, failed) {
+		if err := Rename(ctx, db, "m-525400770001", "web-1", func(*pb.Machine) error { return failed }, nil, nil); !errors.Is(err, failed) {
 			t.Errorf("err = %v", err)
 		}
 	})
@@ -107,7 +107,7 @@ func TestRename(t *testing.T) {
 		m.Spec.Pool = "compute"
 		m.Spec.Bmc = &pb.BMC{Address: "10.0.0.9"}
 		return nil
-	}, store.Put("/beside", nil))
+	}, nil, []store.Op{store.Put("/beside", nil)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestRename(t *testing.T) {
 		}
 	})
 	t.Run("but not a second time", func(t *testing.T) {
-		if err := Rename(ctx, db, "web-1", "web-2", unchanged); !errors.Is(err, ErrInUse) {
+		if err := Rename(ctx, db, "web-1", "web-2", unchanged, nil, nil); !errors.Is(err, ErrInUse) {
 			t.Errorf("err = %v", err)
 		}
 	})
@@ -176,7 +176,7 @@ func TestRename_InUse(t *testing.T) {
 			if _, err := resource.Create(t.Context(), db, &pb.Machine{Metadata: &pb.Metadata{Name: "a"}, Status: status}); err != nil {
 				t.Fatal(err)
 			}
-			if err := Rename(t.Context(), db, "a", "b", unchanged); !errors.Is(err, ErrInUse) {
+			if err := Rename(t.Context(), db, "a", "b", unchanged, nil, nil); !errors.Is(err, ErrInUse) {
 				t.Errorf("err = %v", err)
 			}
 		})

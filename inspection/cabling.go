@@ -34,6 +34,23 @@ func (c *checker) cabling(path string, want *pb.Interface) {
 	}
 }
 
+// Listening reports whether it is too early to check a machine's cabling: the
+// agent has not yet heard the neighbours of interfaces for which one is expected.
+func Listening(spec *pb.MachineSpec, inv *pb.Inventory) bool {
+	if inv.GetNeighboursTime() != nil {
+		return false
+	}
+	for _, want := range spec.GetInterfaces() {
+		if want.GetSwitch() == "" && want.GetSwitchPort() == "" {
+			continue
+		}
+		if nic := findNIC(inv.GetNics(), want.GetMac()); nic != nil && nic.GetLldp() == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // isSwitch compares what a person calls a switch with what it calls itself: by
 // its name, with or without the domain, or by its chassis id.
 func isSwitch(n *pb.LLDPNeighbour, name string) bool {

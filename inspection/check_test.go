@@ -114,3 +114,25 @@ func TestCheck_Cabling(t *testing.T) {
 		})
 	}
 }
+
+func TestListening(t *testing.T) {
+	inv := server()
+	inv.Nics[0].Lldp = nil
+	cabled := &pb.MachineSpec{Interfaces: []*pb.Interface{{Mac: mac1, SwitchPort: "Ethernet7"}}}
+	for _, tt := range []struct {
+		name string
+		spec *pb.MachineSpec
+		inv  *pb.Inventory
+		want bool
+	}{
+		{"a neighbour that is expected and not heard yet", cabled, inv, true},
+		{"one that was heard", cabled, server(), false},
+		{"none is expected", &pb.MachineSpec{Interfaces: []*pb.Interface{{Mac: mac1}}}, inv, false},
+		{"the agent has listened long enough", cabled, &pb.Inventory{Nics: inv.Nics, NeighboursTime: inv.CollectTime}, false},
+		{"an interface that isn't there", &pb.MachineSpec{Interfaces: []*pb.Interface{{Mac: mac2, Switch: "s"}}}, inv, false},
+	} {
+		if got := Listening(tt.spec, tt.inv); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -224,6 +224,7 @@ func (c *Controller) removeMachine(name string, dirty map[string]bool) {
 		dirty["i "+i] = true
 	}
 	delete(c.machines, name)
+	c.markDiscovered(dirty) // one of them may have waited for what this one had
 }
 
 func (c *Controller) setInstanceSeen(i *pb.Instance, dirty map[string]bool) {

@@ -55,6 +55,9 @@ func (r *rack) forward(d time.Duration) {
 type words struct{}
 
 func (words) Match(text string, m *pb.Machine) (bool, error) {
+	if text == "broken" {
+		return false, errors.New("index out of bounds: 3")
+	}
 	return text == "" || m.GetStatus().GetInventory().GetSystem().GetProduct() == text, nil
 }
 

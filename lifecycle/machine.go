@@ -55,10 +55,14 @@ type decision struct {
 	makeJob *pb.Job
 	// ops are written in the same transaction.
 	ops []store.Op
+	// compares are further conditions of that transaction.
+	compares []store.Compare
+	// accepts is the rule's decision that it carries out; nil: none's.
+	accepts *discovery.Decision
+	// rule is what becomes of a rule's status in the same transaction; nil: nothing.
+	rule *pb.Rule
 	// edit makes further changes to a copy of the machine; nil: none.
 	edit func(*pb.Machine)
-	// rename is the name that the machine gets; where it can't have it, it keeps its own.
-	rename string
 	// cancel is a workflow that has to stop, and why.
 	cancel, reason string
 	// asked is set while hooks are being asked about a change.
@@ -137,13 +141,12 @@ func (c *Controller) reconcileMachine(ctx context.Context, name string) error {
 		return err
 	}
 	d := c.decideMachine(m, v)
-	if d.rename != "" {
-		moved, err := c.rename(ctx, m, &d)
-		if moved || err != nil {
-			return err
-		}
+	if d.accepts != nil {
+		err = c.enlist(ctx, m, d)
+	} else {
+		err = c.record(ctx, m, d)
 	}
-	if err := c.record(ctx, m, d); err != nil {
+	if err != nil {
 		return err
 	}
 	if !d.again.IsZero() {
@@ -157,31 +160,13 @@ func (c *Controller) reconcileMachine(ctx context.Context, name string) error {
 	return c.afterDecision(ctx, m)
 }
 
-// rename gives the machine another name, with the decision in it. It returns
-// false where it can't have that name: the decision then says so.
-func (c *Controller) rename(ctx context.Context, m *pb.Machine, d *decision) (bool, error) {
-	name := m.Metadata.Name
-	err := discovery.Rename(ctx, c.cfg.DB, name, d.rename, func(after *pb.Machine) error {
-		next := withDecision(after, *d, c.cfg.Now())
-		proto.Reset(after)
-		proto.Merge(after, next)
-		return nil
-	}, c.cfg.Event("Machine", d.rename, "Renamed", "it was "+name+": "+d.cause, false))
-	var fields *resource.FieldErrors
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, resource.ErrExists), errors.Is(err, discovery.ErrInUse), errors.As(err, &fields), errors.Is(err, resource.ErrName):
-		d.cause += fmt.Sprintf("; it keeps its name: %v", err)
-		return false, nil
-	}
-	return false, err
-}
-
 // afterDecision does what a recorded decision asks for and a crash may have
 // kept from being done: the life's workflow is made, pending hooks are called.
 func (c *Controller) afterDecision(ctx context.Context, seen *pb.Machine) error {
-	m := c.machines[seen.Metadata.Name]
+	m, ok := c.machines[seen.Metadata.Name]
+	if !ok {
+		return nil // it has another name now
+	}
 	c.callHooks(ctx, m)
 	return c.makeLifeWorkflow(ctx, m)
 }
@@ -199,6 +184,10 @@ func (c *Controller) record(ctx context.Context, m *pb.Machine, d decision) erro
 	ops := []store.Op{resource.Put(next)}
 	var compares []store.Compare
 	compares = append(compares, resource.Unchanged(m))
+	compares = append(compares, d.compares...)
+	if d.rule != nil {
+		compares, ops = append(compares, resource.Unchanged(d.rule)), append(ops, resource.Put(d.rule))
+	}
 	if d.makeJob != nil {
 		resource.Stamp(c.cfg.DB, d.makeJob)
 		compares = append(compares, resource.Absent[*pb.Job](d.makeJob.Metadata.Name))
@@ -221,6 +210,10 @@ func (c *Controller) record(ctx context.Context, m *pb.Machine, d decision) erro
 	}
 	c.metrics.moved(m, next, c.cfg.Now())
 	c.keep(next, revision)
+	if d.rule != nil {
+		d.rule.Metadata.ResourceVersion = revision
+		c.rules[d.rule.Metadata.Name] = d.rule
+	}
 	if d.makeJob != nil {
 		c.jobs[d.makeJob.Metadata.Name] = d.makeJob
 	}

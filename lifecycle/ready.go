@@ -7,7 +7,6 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/inspection"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
@@ -100,6 +99,11 @@ func (c *Controller) firstBootDone(v view) bool {
 
 // judge decides on a machine whose hardware is known.
 func (c *Controller) judge(m *pb.Machine, v view, d *decision) {
+	if at, early := tooEarly(m, v); early && inspection.Listening(m.GetSpec(), m.GetStatus().GetInventory()) {
+		d.state, d.cause, d.nextAction = pb.MachineState_INSPECTING, "the agent listens for the switches at its ports", "they speak within half a minute"
+		d.nextBoot, d.again = pb.NextBoot_AGENT, at
+		return
+	}
 	differences := inspection.Check(m.GetSpec(), v.poolObject(), m.GetStatus().GetInventory())
 	if _, other := inspection.Merge(m.GetStatus().GetInventory(), m.GetStatus().GetBmcInventory()); len(other) > 0 {
 		differences = append(differences, other...) // the BMC is another machine's
@@ -233,54 +237,5 @@ func (c *Controller) switchOff(m *pb.Machine, v view, d *decision) {
 	ops := func() []*pb.Operation { return []*pb.Operation{power("off", "")} }
 	if c.work(m, v, d, purposeIdle, m.GetStatus().GetStateTime().AsTime().Format("20060102T150405"), "its BMC switches it off until it is wanted", ops) {
 		d.cause, d.nextAction = "switched off until it is wanted", "free for an instance"
-	}
-}
-
-// discovered is a machine that made itself known. Once its hardware is read
-// the rules decide on it; where none does it stays apart until a person does.
-func (c *Controller) discovered(m *pb.Machine, v view, s standing) decision {
-	d := decision{standing: s}
-	d.state, d.cause = pb.MachineState_DISCOVERED, "it booted on a network that discovers machines"
-	d.nextBoot = pb.NextBoot_DISK
-	if m.GetStatus().GetInventory() == nil {
-		d.nextAction, d.nextBoot = "the agent is reading its hardware", pb.NextBoot_AGENT
-		return d
-	}
-	d.nextAction = "accept it: `bedplate machine accept " + m.GetMetadata().GetName() + "`"
-	r, err := c.cfg.Decide(c.ruleList(), m)
-	if err != nil {
-		d.cause += "; a rule can't be evaluated: " + err.Error()
-	}
-	switch r.Action {
-	case discovery.Refuse:
-		d.state, d.cause = pb.MachineState_QUARANTINED, "refused by rule "+r.Rule
-		if r.Reason != "" {
-			d.cause += ": " + r.Reason
-		}
-		d.edit = also(d.edit, func(m *pb.Machine) { m.Status.Rule = r.Rule })
-	case discovery.Accept:
-		d.state, d.cause, d.nextAction = pb.MachineState_ENROLLED, "accepted by rule "+r.Rule, "its hardware is looked at"
-		d.edit = also(d.edit, func(m *pb.Machine) { accept(m, r) })
-		if r.Name != m.Metadata.Name {
-			d.rename = r.Name
-		}
-	}
-	return d
-}
-
-// accept writes what a rule says into the machine.
-func accept(m *pb.Machine, r discovery.Decision) {
-	delete(m.Metadata.Annotations, AnnotationDiscovered)
-	m.Status.Rule = r.Rule
-	for k, val := range r.Labels {
-		if m.Metadata.Labels == nil {
-			m.Metadata.Labels = map[string]string{}
-		}
-		m.Metadata.Labels[k] = val
-	}
-	m.Spec.Pool = orText(m.Spec.GetPool(), r.Pool)
-	m.Spec.Rack = orText(m.Spec.GetRack(), r.Rack)
-	if r.BMC != nil && m.Spec.Bmc == nil {
-		m.Spec.Bmc = cloneOf(r.BMC)
 	}
 }

@@ -30,7 +30,7 @@ func TestServer_Renamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := discovery.Rename(t.Context(), r.db, name, "web-1", func(*pb.Machine) error { return nil }); err != nil {
+	if err := discovery.Rename(t.Context(), r.db, name, "web-1", func(*pb.Machine) error { return nil }, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("the stream under the old name ends so that the agent connects again", func(t *testing.T) {

@@ -43,9 +43,11 @@ type Inventory struct {
 	// Kernel release the inventory was read under.
 	Kernel string `protobuf:"bytes,15,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	// What could not be read, and why; never silently empty.
-	Warnings      []string `protobuf:"bytes,16,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Warnings []string `protobuf:"bytes,16,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// When the agent had listened for LLDP long enough to know its neighbours; absent while it still listens.
+	NeighboursTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=neighbours_time,json=neighboursTime,proto3" json:"neighbours_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Inventory) Reset() {
@@ -186,6 +188,13 @@ func (x *Inventory) GetKernel() string {
 func (x *Inventory) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *Inventory) GetNeighboursTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NeighboursTime
 	}
 	return nil
 }
@@ -1521,7 +1530,7 @@ var File_bedplate_v1_inventory_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_inventory_proto_rawDesc = "" +
 	"\n" +
-	"\x1bbedplate/v1/inventory.proto\x12\vbedplate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x05\n" +
+	"\x1bbedplate/v1/inventory.proto\x12\vbedplate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x06\n" +
 	"\tInventory\x12=\n" +
 	"\fcollect_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\vcollectTime\x12+\n" +
 	"\x06system\x18\x02 \x01(\v2\x13.bedplate.v1.SystemR\x06system\x12%\n" +
@@ -1542,7 +1551,8 @@ const file_bedplate_v1_inventory_proto_rawDesc = "" +
 	"\x03bmc\x18\r \x01(\v2\x14.bedplate.v1.BMCInfoR\x03bmc\x12\"\n" +
 	"\farchitecture\x18\x0e \x01(\tR\farchitecture\x12\x16\n" +
 	"\x06kernel\x18\x0f \x01(\tR\x06kernel\x12\x1a\n" +
-	"\bwarnings\x18\x10 \x03(\tR\bwarnings\"\xb6\x01\n" +
+	"\bwarnings\x18\x10 \x03(\tR\bwarnings\x12C\n" +
+	"\x0fneighbours_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x0eneighboursTime\"\xb6\x01\n" +
 	"\x06System\x12\"\n" +
 	"\fmanufacturer\x18\x01 \x01(\tR\fmanufacturer\x12\x18\n" +
 	"\aproduct\x18\x02 \x01(\tR\aproduct\x12\x18\n" +
@@ -1713,14 +1723,15 @@ var file_bedplate_v1_inventory_proto_depIdxs = []int32{
 	13, // 10: bedplate.v1.Inventory.firmware:type_name -> bedplate.v1.FirmwareInfo
 	14, // 11: bedplate.v1.Inventory.tpm:type_name -> bedplate.v1.TPM
 	15, // 12: bedplate.v1.Inventory.bmc:type_name -> bedplate.v1.BMCInfo
-	7,  // 13: bedplate.v1.Memory.modules:type_name -> bedplate.v1.MemoryModule
-	9,  // 14: bedplate.v1.Disk.smart:type_name -> bedplate.v1.SMART
-	11, // 15: bedplate.v1.NIC.lldp:type_name -> bedplate.v1.LLDPNeighbour
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	16, // 13: bedplate.v1.Inventory.neighbours_time:type_name -> google.protobuf.Timestamp
+	7,  // 14: bedplate.v1.Memory.modules:type_name -> bedplate.v1.MemoryModule
+	9,  // 15: bedplate.v1.Disk.smart:type_name -> bedplate.v1.SMART
+	11, // 16: bedplate.v1.NIC.lldp:type_name -> bedplate.v1.LLDPNeighbour
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_inventory_proto_init() }
