@@ -63,6 +63,7 @@ type Engine struct {
 	ca        *trust.CA
 	key       *trust.Key
 	sealer    *trust.Sealer
+	signer    *trust.Signer
 
 	index     *index.Index
 	networks  *networks
@@ -145,6 +146,9 @@ func (e *Engine) openTrust(dir string) (err error) {
 		return err
 	}
 	if e.sealer, err = trust.OpenSealer(dir); err != nil {
+		return err
+	}
+	if e.signer, err = trust.OpenSigner(dir, e.ca); err != nil {
 		return err
 	}
 	if e.images, err = images.Open(images.Config{Dir: filepath.Join(dir, "images"), Log: e.log, Metrics: e.registry}); err != nil {
@@ -240,7 +244,8 @@ func (e *Engine) buildWorkflows(context.Context) (err error) {
 		return err
 	}
 	e.lifecycle = lifecycle.New(lifecycle.Config{
-		DB: e.db, Workflows: e.workflow, Sightings: e.timeline, Hooks: newHooks(e.db, secrets{e.db, e.sealer}), Registerer: e.registry,
+		Erasure: e.erasureRecord,
+		DB:      e.db, Workflows: e.workflow, Sightings: e.timeline, Hooks: newHooks(e.db, secrets{e.db, e.sealer}), Registerer: e.registry,
 		Decide: func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error) {
 			return discovery.Decide(rules, m, e.evaluator)
 		},

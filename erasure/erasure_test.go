@@ -88,7 +88,7 @@ func TestFromWorkflow(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Record{
-		Schema: Schema, ID: "web-1-20261121-120000", Time: now, Operator: "alice", Agent: "v1", OK: true, Level: Purge, Problems: []string{},
+		Schema: Schema, ID: "web-1-20261121-115900", Time: now, Operator: "alice", Agent: "v1", OK: true, Level: Purge, Problems: []string{},
 		Machine:  Machine{Name: "web-1", UID: "u-1", UUID: "4c4c4544-0000-0000-0000-000000000001", Serial: "SN1", Manufacturer: "Maker", Product: "Box"},
 		Workflow: Workflow{Name: "release-web", UID: "u-2", Template: "release", Instance: "web", Run: 1, State: "succeeded", Start: now.Add(-time.Hour), End: now.Add(-time.Minute)},
 		Devices: []Device{{

@@ -37,7 +37,7 @@ func FromWorkflow(m *pb.Machine, w *pb.Workflow, operator string, now time.Time)
 		return nil, fmt.Errorf("making erasure record: workflow %s is of machine %q, not %q", w.GetMetadata().GetName(), w.GetSpec().GetMachine(), m.GetMetadata().GetName())
 	}
 	r := &Record{
-		Schema: Schema, ID: recordID(m.GetMetadata().GetName(), now), Time: now.UTC().Truncate(time.Second), Machine: machineOf(m), Workflow: workflowOf(w),
+		Schema: Schema, ID: recordID(m, w), Time: now.UTC().Truncate(time.Second), Machine: machineOf(m), Workflow: workflowOf(w),
 		Operator: operator, Agent: m.GetStatus().GetAgent().GetVersion(), Devices: []Device{}, Firmware: Firmware{Removed: []string{}}, Problems: []string{},
 	}
 	for _, s := range w.GetStatus().GetSteps() {
@@ -58,11 +58,13 @@ func FromWorkflow(m *pb.Machine, w *pb.Workflow, operator string, now time.Time)
 	return r, &NotErased{Problems: r.Problems}
 }
 
-// recordID is the name of the resource that holds the record.
-func recordID(machine string, now time.Time) string {
+// recordID is the name of the resource that holds the record. It is made of
+// the workflow's end, so that one run has one record, however often it is made.
+func recordID(m *pb.Machine, w *pb.Workflow) string {
 	const suffix = "-20060102-150405"
-	name := machine[:min(len(machine), 253-len(suffix))]
-	return strings.TrimRight(name, "-.") + now.UTC().Format(suffix)
+	name := m.GetMetadata().GetName()
+	name = name[:min(len(name), 253-len(suffix))]
+	return strings.TrimRight(name, "-.") + timeOf(w.GetStatus().GetEndTime()).Format(suffix)
 }
 
 func machineOf(m *pb.Machine) Machine {

@@ -67,6 +67,8 @@ func (a *app) kindColumns(kind resource.Kind) (narrow, wide []column) {
 		return ruleColumns()
 	case "Job":
 		return a.jobColumns()
+	case "Erasure":
+		return a.erasureColumns()
 	case "Network":
 		return networkColumns()
 	case "Image":

@@ -52,6 +52,9 @@ var allowed = map[string][]string{
 	"bmc/fleet": {"bmc", "machine", "proto", "resource", "store"},
 	"bmc/job":   {"bmc", "machine", "proto", "resource", "store"},
 
+	// Records of erasures: what machines report, judged, signed and verified.
+	"erasure": {"proto", "machine", "trust"},
+
 	// Images and the agent's system.
 	"images":          {"machine", "proto"},
 	"images/agentos":  {},
