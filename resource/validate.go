@@ -94,7 +94,7 @@ func patternMessage(field string) string {
 	case "Step.id":
 		return "not an identifier: letters, digits, _ and -, beginning with a letter or _"
 	case "key of data":
-		return "not a key: letters, digits and _, beginning with a letter or _"
+		return "not a key: letters, digits, _, ., : and -, beginning with a letter, a digit or _"
 	}
 	return ""
 }
@@ -194,6 +194,11 @@ func checkSpec(obj Object, errs *FieldErrors) {
 	case *pb.Token:
 		if t := o.GetSpec().GetExpireTime(); t != nil && t.CheckValid() != nil {
 			errs.add("spec.expire_time", "not a time")
+		}
+		for i, key := range o.GetSpec().GetSshKeys() {
+			if !isSSHKey(key) {
+				errs.add(joinIndex("spec.ssh_keys", i), "not an OpenSSH public key such as `ssh-ed25519 AAAA… name`")
+			}
 		}
 	}
 }

@@ -12,6 +12,10 @@ func checkNetwork(s *pb.NetworkSpec, errs *FieldErrors) {
 		checkGateway("spec.gateway", gw, prefix, errs)
 	}
 	checkIPv4("spec.server_address", s.GetServerAddress(), errs)
+	checkReference("spec.bmc_password_secret", s.GetBmcPasswordSecret(), errs)
+	if !s.GetBmc() && (s.GetBmcUsername() != "" || s.GetBmcPasswordSecret() != "") {
+		errs.add("spec.bmc", "false or missing: bmc_username and bmc_password_secret are for networks of BMCs")
+	}
 	for i, a := range s.GetNameservers() {
 		checkAddress(joinIndex("spec.nameservers", i), a, errs)
 	}

@@ -146,7 +146,9 @@ type TokenSpec struct {
 	Role        Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=bedplate.v1.Role" json:"role,omitempty"`
 	Description string                 `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// Absent: until deleted.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// OpenSSH public keys that open consoles on the server's SSH port as this token would.
+	SshKeys       []string `protobuf:"bytes,4,rep,name=ssh_keys,json=sshKeys,proto3" json:"ssh_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +200,13 @@ func (x *TokenSpec) GetDescription() string {
 func (x *TokenSpec) GetExpireTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetSshKeys() []string {
+	if x != nil {
+		return x.SshKeys
 	}
 	return nil
 }
@@ -322,7 +331,7 @@ func (x *Secret) GetStatus() *SecretStatus {
 // SecretSpec is a secret's values.
 type SecretSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Values by key. Accepted on create and update; always empty in answers.
+	// Values by key; passwords of BMCs may be by MAC address, serial number or machine name. Accepted on create and update; always empty in answers.
 	Data          map[string]string `protobuf:"bytes,1,rep,name=data,proto3" json:"data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -533,23 +542,24 @@ const file_bedplate_v1_access_proto_rawDesc = "" +
 	"\x05Token\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.TokenSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.TokenStatusR\x06status\"\xa7\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.TokenStatusR\x06status\"\xcc\x01\n" +
 	"\tTokenSpec\x121\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x11.bedplate.v1.RoleB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04role\x12*\n" +
 	"\vdescription\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"=\n" +
+	"expireTime\x12#\n" +
+	"\bssh_keys\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\asshKeys\"=\n" +
 	"\vTokenStatus\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\"\x9b\x01\n" +
 	"\x06Secret\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.bedplate.v1.SecretSpecR\x04spec\x121\n" +
-	"\x06status\x18\x03 \x01(\v2\x19.bedplate.v1.SecretStatusR\x06status\"\xb1\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x19.bedplate.v1.SecretStatusR\x06status\"\xb8\x01\n" +
 	"\n" +
-	"SecretSpec\x12j\n" +
-	"\x04data\x18\x01 \x03(\v2!.bedplate.v1.SecretSpec.DataEntryB3\xbaH0\x9a\x01-\x10@\"!r\x1f2\x1d^[a-zA-Z_][a-zA-Z0-9_]{0,62}$*\x06r\x04(\x80\x80\x04R\x04data\x1a7\n" +
+	"SecretSpec\x12q\n" +
+	"\x04data\x18\x01 \x03(\v2!.bedplate.v1.SecretSpec.DataEntryB:\xbaH7\x9a\x014\x10\x80@\"'r%2#^[a-zA-Z0-9_][a-zA-Z0-9_.:-]{0,62}$*\x06r\x04(\x80\x80\x04R\x04data\x1a7\n" +
 	"\tDataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\":\n" +

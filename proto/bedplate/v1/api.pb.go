@@ -1412,6 +1412,1422 @@ func (*FollowMachineResponse_Sighting) isFollowMachineResponse_Event() {}
 
 func (*FollowMachineResponse_Phase) isFollowMachineResponse_Event() {}
 
+type GetMachineBMCRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Ask it although its circuit is open.
+	Retry         bool `protobuf:"varint,2,opt,name=retry,proto3" json:"retry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMachineBMCRequest) Reset() {
+	*x = GetMachineBMCRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMachineBMCRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMachineBMCRequest) ProtoMessage() {}
+
+func (x *GetMachineBMCRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMachineBMCRequest.ProtoReflect.Descriptor instead.
+func (*GetMachineBMCRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetMachineBMCRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetMachineBMCRequest) GetRetry() bool {
+	if x != nil {
+		return x.Retry
+	}
+	return false
+}
+
+type GetMachineBMCResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Machine  string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	Address  string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Username string                 `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	// As it is now; power, boot_override and media were just read.
+	Status *BMCStatus `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	// Why it could not be read, and when the server tries next; empty when it was.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// The ways in that the BMC offers.
+	Protocols []string `protobuf:"bytes,6,rep,name=protocols,proto3" json:"protocols,omitempty"`
+	// Its password is one that only the server knows.
+	OwnPassword   bool `protobuf:"varint,7,opt,name=own_password,json=ownPassword,proto3" json:"own_password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMachineBMCResponse) Reset() {
+	*x = GetMachineBMCResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMachineBMCResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMachineBMCResponse) ProtoMessage() {}
+
+func (x *GetMachineBMCResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMachineBMCResponse.ProtoReflect.Descriptor instead.
+func (*GetMachineBMCResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetMachineBMCResponse) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *GetMachineBMCResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *GetMachineBMCResponse) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *GetMachineBMCResponse) GetStatus() *BMCStatus {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+func (x *GetMachineBMCResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *GetMachineBMCResponse) GetProtocols() []string {
+	if x != nil {
+		return x.Protocols
+	}
+	return nil
+}
+
+func (x *GetMachineBMCResponse) GetOwnPassword() bool {
+	if x != nil {
+		return x.OwnPassword
+	}
+	return false
+}
+
+type TrustMachineBMCRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Trust only if this is the certificate's digest. Empty: whatever it shows.
+	CertificateDigest string `protobuf:"bytes,2,opt,name=certificate_digest,json=certificateDigest,proto3" json:"certificate_digest,omitempty"`
+	// The BMC's account was set back by hand: log in with the Secret's password again.
+	ResetPassword bool `protobuf:"varint,3,opt,name=reset_password,json=resetPassword,proto3" json:"reset_password,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustMachineBMCRequest) Reset() {
+	*x = TrustMachineBMCRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustMachineBMCRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustMachineBMCRequest) ProtoMessage() {}
+
+func (x *TrustMachineBMCRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustMachineBMCRequest.ProtoReflect.Descriptor instead.
+func (*TrustMachineBMCRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TrustMachineBMCRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TrustMachineBMCRequest) GetCertificateDigest() string {
+	if x != nil {
+		return x.CertificateDigest
+	}
+	return ""
+}
+
+func (x *TrustMachineBMCRequest) GetResetPassword() bool {
+	if x != nil {
+		return x.ResetPassword
+	}
+	return false
+}
+
+type ListMachineSensorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineSensorsRequest) Reset() {
+	*x = ListMachineSensorsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineSensorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineSensorsRequest) ProtoMessage() {}
+
+func (x *ListMachineSensorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineSensorsRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineSensorsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListMachineSensorsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListMachineSensorsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sensors       []*Sensor              `protobuf:"bytes,1,rep,name=sensors,proto3" json:"sensors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineSensorsResponse) Reset() {
+	*x = ListMachineSensorsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineSensorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineSensorsResponse) ProtoMessage() {}
+
+func (x *ListMachineSensorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineSensorsResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineSensorsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListMachineSensorsResponse) GetSensors() []*Sensor {
+	if x != nil {
+		return x.Sensors
+	}
+	return nil
+}
+
+type ListMachineEventLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The newest so many; 0: 4096.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineEventLogRequest) Reset() {
+	*x = ListMachineEventLogRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineEventLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineEventLogRequest) ProtoMessage() {}
+
+func (x *ListMachineEventLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineEventLogRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineEventLogRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListMachineEventLogRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListMachineEventLogRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListMachineEventLogResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*BMCLogEntry         `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineEventLogResponse) Reset() {
+	*x = ListMachineEventLogResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineEventLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineEventLogResponse) ProtoMessage() {}
+
+func (x *ListMachineEventLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineEventLogResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineEventLogResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListMachineEventLogResponse) GetEntries() []*BMCLogEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type ListMachineFirmwareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineFirmwareRequest) Reset() {
+	*x = ListMachineFirmwareRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineFirmwareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineFirmwareRequest) ProtoMessage() {}
+
+func (x *ListMachineFirmwareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineFirmwareRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineFirmwareRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListMachineFirmwareRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListMachineFirmwareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Components    []*FirmwareComponent   `protobuf:"bytes,1,rep,name=components,proto3" json:"components,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineFirmwareResponse) Reset() {
+	*x = ListMachineFirmwareResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineFirmwareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineFirmwareResponse) ProtoMessage() {}
+
+func (x *ListMachineFirmwareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineFirmwareResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineFirmwareResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListMachineFirmwareResponse) GetComponents() []*FirmwareComponent {
+	if x != nil {
+		return x.Components
+	}
+	return nil
+}
+
+type ListMachineBIOSRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineBIOSRequest) Reset() {
+	*x = ListMachineBIOSRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineBIOSRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineBIOSRequest) ProtoMessage() {}
+
+func (x *ListMachineBIOSRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineBIOSRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineBIOSRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListMachineBIOSRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListMachineBIOSResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settings      []*BIOSSetting         `protobuf:"bytes,1,rep,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineBIOSResponse) Reset() {
+	*x = ListMachineBIOSResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineBIOSResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineBIOSResponse) ProtoMessage() {}
+
+func (x *ListMachineBIOSResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineBIOSResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineBIOSResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListMachineBIOSResponse) GetSettings() []*BIOSSetting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type GetMachineSecureBootRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMachineSecureBootRequest) Reset() {
+	*x = GetMachineSecureBootRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMachineSecureBootRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMachineSecureBootRequest) ProtoMessage() {}
+
+func (x *GetMachineSecureBootRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMachineSecureBootRequest.ProtoReflect.Descriptor instead.
+func (*GetMachineSecureBootRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GetMachineSecureBootRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetMachineSecureBootResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The setting, which takes effect at the next restart.
+	Enabled bool `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	// What was in force at the last boot.
+	Active bool `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
+	// setup, user, audit or deployed.
+	Mode          string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMachineSecureBootResponse) Reset() {
+	*x = GetMachineSecureBootResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMachineSecureBootResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMachineSecureBootResponse) ProtoMessage() {}
+
+func (x *GetMachineSecureBootResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMachineSecureBootResponse.ProtoReflect.Descriptor instead.
+func (*GetMachineSecureBootResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GetMachineSecureBootResponse) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *GetMachineSecureBootResponse) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *GetMachineSecureBootResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type ListMachineBMCUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineBMCUsersRequest) Reset() {
+	*x = ListMachineBMCUsersRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineBMCUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineBMCUsersRequest) ProtoMessage() {}
+
+func (x *ListMachineBMCUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineBMCUsersRequest.ProtoReflect.Descriptor instead.
+func (*ListMachineBMCUsersRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListMachineBMCUsersRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListMachineBMCUsersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []*BMCUser             `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMachineBMCUsersResponse) Reset() {
+	*x = ListMachineBMCUsersResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMachineBMCUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMachineBMCUsersResponse) ProtoMessage() {}
+
+func (x *ListMachineBMCUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMachineBMCUsersResponse.ProtoReflect.Descriptor instead.
+func (*ListMachineBMCUsersResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListMachineBMCUsersResponse) GetUsers() []*BMCUser {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+type ScanBMCsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as 10.20.0.0/24 or one address; together at most 65536 addresses.
+	Ranges []string `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	// Make a Machine of each BMC that none has, with these credentials.
+	Apply          bool   `protobuf:"varint,2,opt,name=apply,proto3" json:"apply,omitempty"`
+	Username       string `protobuf:"bytes,3,opt,name=username,proto3" json:"username,omitempty"`
+	PasswordSecret string `protobuf:"bytes,4,opt,name=password_secret,json=passwordSecret,proto3" json:"password_secret,omitempty"`
+	// Pool and rack of the machines that are made.
+	Pool string `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
+	Rack string `protobuf:"bytes,6,opt,name=rack,proto3" json:"rack,omitempty"`
+	// Addresses asked a second, at most; 0: 200.
+	Rate          uint32 `protobuf:"varint,7,opt,name=rate,proto3" json:"rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScanBMCsRequest) Reset() {
+	*x = ScanBMCsRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScanBMCsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScanBMCsRequest) ProtoMessage() {}
+
+func (x *ScanBMCsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScanBMCsRequest.ProtoReflect.Descriptor instead.
+func (*ScanBMCsRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ScanBMCsRequest) GetRanges() []string {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *ScanBMCsRequest) GetApply() bool {
+	if x != nil {
+		return x.Apply
+	}
+	return false
+}
+
+func (x *ScanBMCsRequest) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *ScanBMCsRequest) GetPasswordSecret() string {
+	if x != nil {
+		return x.PasswordSecret
+	}
+	return ""
+}
+
+func (x *ScanBMCsRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ScanBMCsRequest) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *ScanBMCsRequest) GetRate() uint32 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+type ScanBMCsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*ScanBMCsResponse_Found
+	//	*ScanBMCsResponse_Progress
+	Event         isScanBMCsResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScanBMCsResponse) Reset() {
+	*x = ScanBMCsResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScanBMCsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScanBMCsResponse) ProtoMessage() {}
+
+func (x *ScanBMCsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScanBMCsResponse.ProtoReflect.Descriptor instead.
+func (*ScanBMCsResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ScanBMCsResponse) GetEvent() isScanBMCsResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ScanBMCsResponse) GetFound() *FoundBMC {
+	if x != nil {
+		if x, ok := x.Event.(*ScanBMCsResponse_Found); ok {
+			return x.Found
+		}
+	}
+	return nil
+}
+
+func (x *ScanBMCsResponse) GetProgress() *ScanProgress {
+	if x != nil {
+		if x, ok := x.Event.(*ScanBMCsResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+type isScanBMCsResponse_Event interface {
+	isScanBMCsResponse_Event()
+}
+
+type ScanBMCsResponse_Found struct {
+	Found *FoundBMC `protobuf:"bytes,1,opt,name=found,proto3,oneof"`
+}
+
+type ScanBMCsResponse_Progress struct {
+	// Addresses that have been asked, of all.
+	Progress *ScanProgress `protobuf:"bytes,2,opt,name=progress,proto3,oneof"`
+}
+
+func (*ScanBMCsResponse_Found) isScanBMCsResponse_Event() {}
+
+func (*ScanBMCsResponse_Progress) isScanBMCsResponse_Event() {}
+
+type ScanProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          uint32                 `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	Total         uint32                 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScanProgress) Reset() {
+	*x = ScanProgress{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScanProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScanProgress) ProtoMessage() {}
+
+func (x *ScanProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScanProgress.ProtoReflect.Descriptor instead.
+func (*ScanProgress) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ScanProgress) GetDone() uint32 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *ScanProgress) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+type GetMachineConsoleLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The last so many bytes, at most 1 MiB; 0: 64 KiB.
+	Bytes         uint32 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMachineConsoleLogRequest) Reset() {
+	*x = GetMachineConsoleLogRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMachineConsoleLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMachineConsoleLogRequest) ProtoMessage() {}
+
+func (x *GetMachineConsoleLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMachineConsoleLogRequest.ProtoReflect.Descriptor instead.
+func (*GetMachineConsoleLogRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *GetMachineConsoleLogRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetMachineConsoleLogRequest) GetBytes() uint32 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type GetMachineConsoleLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Whether the console is being recorded now, and if not, why.
+	Recording bool   `protobuf:"varint,2,opt,name=recording,proto3" json:"recording,omitempty"`
+	Error     string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// When the newest byte came.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMachineConsoleLogResponse) Reset() {
+	*x = GetMachineConsoleLogResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMachineConsoleLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMachineConsoleLogResponse) ProtoMessage() {}
+
+func (x *GetMachineConsoleLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMachineConsoleLogResponse.ProtoReflect.Descriptor instead.
+func (*GetMachineConsoleLogResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GetMachineConsoleLogResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *GetMachineConsoleLogResponse) GetRecording() bool {
+	if x != nil {
+		return x.Recording
+	}
+	return false
+}
+
+func (x *GetMachineConsoleLogResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *GetMachineConsoleLogResponse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+type WatchMachineConsoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Begin with the last so many bytes, at most 1 MiB.
+	History       uint32 `protobuf:"varint,2,opt,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMachineConsoleRequest) Reset() {
+	*x = WatchMachineConsoleRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMachineConsoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMachineConsoleRequest) ProtoMessage() {}
+
+func (x *WatchMachineConsoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMachineConsoleRequest.ProtoReflect.Descriptor instead.
+func (*WatchMachineConsoleRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *WatchMachineConsoleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchMachineConsoleRequest) GetHistory() uint32 {
+	if x != nil {
+		return x.History
+	}
+	return 0
+}
+
+type WatchMachineConsoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// What the server has to say about the console: that it was lost, or is there again.
+	Notice        string `protobuf:"bytes,2,opt,name=notice,proto3" json:"notice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMachineConsoleResponse) Reset() {
+	*x = WatchMachineConsoleResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMachineConsoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMachineConsoleResponse) ProtoMessage() {}
+
+func (x *WatchMachineConsoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMachineConsoleResponse.ProtoReflect.Descriptor instead.
+func (*WatchMachineConsoleResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *WatchMachineConsoleResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *WatchMachineConsoleResponse) GetNotice() string {
+	if x != nil {
+		return x.Notice
+	}
+	return ""
+}
+
+type AttachMachineConsoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*AttachMachineConsoleRequest_Header
+	//	*AttachMachineConsoleRequest_Data
+	Part          isAttachMachineConsoleRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachMachineConsoleRequest) Reset() {
+	*x = AttachMachineConsoleRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachMachineConsoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachMachineConsoleRequest) ProtoMessage() {}
+
+func (x *AttachMachineConsoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachMachineConsoleRequest.ProtoReflect.Descriptor instead.
+func (*AttachMachineConsoleRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *AttachMachineConsoleRequest) GetPart() isAttachMachineConsoleRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *AttachMachineConsoleRequest) GetHeader() *AttachMachineConsoleHeader {
+	if x != nil {
+		if x, ok := x.Part.(*AttachMachineConsoleRequest_Header); ok {
+			return x.Header
+		}
+	}
+	return nil
+}
+
+func (x *AttachMachineConsoleRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*AttachMachineConsoleRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isAttachMachineConsoleRequest_Part interface {
+	isAttachMachineConsoleRequest_Part()
+}
+
+type AttachMachineConsoleRequest_Header struct {
+	Header *AttachMachineConsoleHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
+}
+
+type AttachMachineConsoleRequest_Data struct {
+	// What was typed, at most 64 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*AttachMachineConsoleRequest_Header) isAttachMachineConsoleRequest_Part() {}
+
+func (*AttachMachineConsoleRequest_Data) isAttachMachineConsoleRequest_Part() {}
+
+type AttachMachineConsoleHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Begin with the last so many bytes, at most 1 MiB.
+	History       uint32 `protobuf:"varint,2,opt,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachMachineConsoleHeader) Reset() {
+	*x = AttachMachineConsoleHeader{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachMachineConsoleHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachMachineConsoleHeader) ProtoMessage() {}
+
+func (x *AttachMachineConsoleHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachMachineConsoleHeader.ProtoReflect.Descriptor instead.
+func (*AttachMachineConsoleHeader) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *AttachMachineConsoleHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AttachMachineConsoleHeader) GetHistory() uint32 {
+	if x != nil {
+		return x.History
+	}
+	return 0
+}
+
+type AttachMachineConsoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// What the server has to say about the console: that it was lost, or is there again.
+	Notice        string `protobuf:"bytes,2,opt,name=notice,proto3" json:"notice,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachMachineConsoleResponse) Reset() {
+	*x = AttachMachineConsoleResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachMachineConsoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachMachineConsoleResponse) ProtoMessage() {}
+
+func (x *AttachMachineConsoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachMachineConsoleResponse.ProtoReflect.Descriptor instead.
+func (*AttachMachineConsoleResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *AttachMachineConsoleResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *AttachMachineConsoleResponse) GetNotice() string {
+	if x != nil {
+		return x.Notice
+	}
+	return ""
+}
+
 type GetMachineTimelineRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1421,7 +2837,7 @@ type GetMachineTimelineRequest struct {
 
 func (x *GetMachineTimelineRequest) Reset() {
 	*x = GetMachineTimelineRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +2849,7 @@ func (x *GetMachineTimelineRequest) String() string {
 func (*GetMachineTimelineRequest) ProtoMessage() {}
 
 func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[23]
+	mi := &file_bedplate_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +2862,7 @@ func (x *GetMachineTimelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineRequest.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetMachineTimelineRequest) GetName() string {
@@ -1465,7 +2881,7 @@ type GetMachineTimelineResponse struct {
 
 func (x *GetMachineTimelineResponse) Reset() {
 	*x = GetMachineTimelineResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +2893,7 @@ func (x *GetMachineTimelineResponse) String() string {
 func (*GetMachineTimelineResponse) ProtoMessage() {}
 
 func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[24]
+	mi := &file_bedplate_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +2906,7 @@ func (x *GetMachineTimelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMachineTimelineResponse.ProtoReflect.Descriptor instead.
 func (*GetMachineTimelineResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetMachineTimelineResponse) GetPhases() []*Phase {
@@ -1509,7 +2925,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +2937,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[25]
+	mi := &file_bedplate_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +2950,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -1557,7 +2973,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +2985,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[26]
+	mi := &file_bedplate_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +2998,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -1619,7 +3035,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +3047,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[27]
+	mi := &file_bedplate_v1_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +3060,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1681,7 +3097,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +3109,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[28]
+	mi := &file_bedplate_v1_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +3122,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CreateNetworkRequest) GetNetwork() *Network {
@@ -1742,7 +3158,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +3170,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[29]
+	mi := &file_bedplate_v1_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +3183,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1802,7 +3218,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +3230,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[30]
+	mi := &file_bedplate_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +3243,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1857,7 +3273,7 @@ type WatchNetworksRequest struct {
 
 func (x *WatchNetworksRequest) Reset() {
 	*x = WatchNetworksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +3285,7 @@ func (x *WatchNetworksRequest) String() string {
 func (*WatchNetworksRequest) ProtoMessage() {}
 
 func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[31]
+	mi := &file_bedplate_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +3298,7 @@ func (x *WatchNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksRequest.ProtoReflect.Descriptor instead.
 func (*WatchNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchNetworksRequest) GetName() string {
@@ -1917,7 +3333,7 @@ type WatchNetworksResponse struct {
 
 func (x *WatchNetworksResponse) Reset() {
 	*x = WatchNetworksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +3345,7 @@ func (x *WatchNetworksResponse) String() string {
 func (*WatchNetworksResponse) ProtoMessage() {}
 
 func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[32]
+	mi := &file_bedplate_v1_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +3358,7 @@ func (x *WatchNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNetworksResponse.ProtoReflect.Descriptor instead.
 func (*WatchNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WatchNetworksResponse) GetType() ChangeType {
@@ -1975,7 +3391,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +3403,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[33]
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +3416,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -2023,7 +3439,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +3451,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[34]
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +3464,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{34}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListImagesRequest) GetPageSize() int32 {
@@ -2085,7 +3501,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +3513,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[35]
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +3526,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{35}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -2147,7 +3563,7 @@ type CreateImageRequest struct {
 
 func (x *CreateImageRequest) Reset() {
 	*x = CreateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +3575,7 @@ func (x *CreateImageRequest) String() string {
 func (*CreateImageRequest) ProtoMessage() {}
 
 func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[36]
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +3588,7 @@ func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateImageRequest.ProtoReflect.Descriptor instead.
 func (*CreateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{36}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CreateImageRequest) GetImage() *Image {
@@ -2208,7 +3624,7 @@ type UpdateImageRequest struct {
 
 func (x *UpdateImageRequest) Reset() {
 	*x = UpdateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +3636,7 @@ func (x *UpdateImageRequest) String() string {
 func (*UpdateImageRequest) ProtoMessage() {}
 
 func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[37]
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +3649,7 @@ func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageRequest.ProtoReflect.Descriptor instead.
 func (*UpdateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{37}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UpdateImageRequest) GetImage() *Image {
@@ -2268,7 +3684,7 @@ type DeleteImageRequest struct {
 
 func (x *DeleteImageRequest) Reset() {
 	*x = DeleteImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +3696,7 @@ func (x *DeleteImageRequest) String() string {
 func (*DeleteImageRequest) ProtoMessage() {}
 
 func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[38]
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +3709,7 @@ func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{38}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DeleteImageRequest) GetName() string {
@@ -2323,7 +3739,7 @@ type WatchImagesRequest struct {
 
 func (x *WatchImagesRequest) Reset() {
 	*x = WatchImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +3751,7 @@ func (x *WatchImagesRequest) String() string {
 func (*WatchImagesRequest) ProtoMessage() {}
 
 func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[39]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +3764,7 @@ func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesRequest.ProtoReflect.Descriptor instead.
 func (*WatchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{39}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchImagesRequest) GetName() string {
@@ -2383,7 +3799,7 @@ type WatchImagesResponse struct {
 
 func (x *WatchImagesResponse) Reset() {
 	*x = WatchImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +3811,7 @@ func (x *WatchImagesResponse) String() string {
 func (*WatchImagesResponse) ProtoMessage() {}
 
 func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[40]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +3824,7 @@ func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesResponse.ProtoReflect.Descriptor instead.
 func (*WatchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{40}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WatchImagesResponse) GetType() ChangeType {
@@ -2445,7 +3861,7 @@ type UploadImageRequest struct {
 
 func (x *UploadImageRequest) Reset() {
 	*x = UploadImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +3873,7 @@ func (x *UploadImageRequest) String() string {
 func (*UploadImageRequest) ProtoMessage() {}
 
 func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[41]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +3886,7 @@ func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageRequest.ProtoReflect.Descriptor instead.
 func (*UploadImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{41}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *UploadImageRequest) GetPart() isUploadImageRequest_Part {
@@ -2528,7 +3944,7 @@ type UploadImageHeader struct {
 
 func (x *UploadImageHeader) Reset() {
 	*x = UploadImageHeader{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +3956,7 @@ func (x *UploadImageHeader) String() string {
 func (*UploadImageHeader) ProtoMessage() {}
 
 func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[42]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +3969,7 @@ func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageHeader.ProtoReflect.Descriptor instead.
 func (*UploadImageHeader) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{42}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *UploadImageHeader) GetName() string {
@@ -2586,7 +4002,7 @@ type UploadImageResponse struct {
 
 func (x *UploadImageResponse) Reset() {
 	*x = UploadImageResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +4014,7 @@ func (x *UploadImageResponse) String() string {
 func (*UploadImageResponse) ProtoMessage() {}
 
 func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[43]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +4027,7 @@ func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageResponse.ProtoReflect.Descriptor instead.
 func (*UploadImageResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UploadImageResponse) GetImage() *Image {
@@ -2630,7 +4046,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +4058,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[44]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +4071,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -2678,7 +4094,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +4106,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[45]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +4119,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{45}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ListTemplatesRequest) GetPageSize() int32 {
@@ -2740,7 +4156,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +4168,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[46]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +4181,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{46}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -2802,7 +4218,7 @@ type CreateTemplateRequest struct {
 
 func (x *CreateTemplateRequest) Reset() {
 	*x = CreateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +4230,7 @@ func (x *CreateTemplateRequest) String() string {
 func (*CreateTemplateRequest) ProtoMessage() {}
 
 func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[47]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +4243,7 @@ func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{47}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CreateTemplateRequest) GetTemplate() *Template {
@@ -2863,7 +4279,7 @@ type UpdateTemplateRequest struct {
 
 func (x *UpdateTemplateRequest) Reset() {
 	*x = UpdateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +4291,7 @@ func (x *UpdateTemplateRequest) String() string {
 func (*UpdateTemplateRequest) ProtoMessage() {}
 
 func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[48]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +4304,7 @@ func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{48}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UpdateTemplateRequest) GetTemplate() *Template {
@@ -2923,7 +4339,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +4351,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[49]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +4364,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{49}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -2978,7 +4394,7 @@ type WatchTemplatesRequest struct {
 
 func (x *WatchTemplatesRequest) Reset() {
 	*x = WatchTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +4406,7 @@ func (x *WatchTemplatesRequest) String() string {
 func (*WatchTemplatesRequest) ProtoMessage() {}
 
 func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[50]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +4419,7 @@ func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{50}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *WatchTemplatesRequest) GetName() string {
@@ -3038,7 +4454,7 @@ type WatchTemplatesResponse struct {
 
 func (x *WatchTemplatesResponse) Reset() {
 	*x = WatchTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +4466,7 @@ func (x *WatchTemplatesResponse) String() string {
 func (*WatchTemplatesResponse) ProtoMessage() {}
 
 func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[51]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +4479,7 @@ func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{51}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *WatchTemplatesResponse) GetType() ChangeType {
@@ -3096,7 +4512,7 @@ type GetWorkflowRequest struct {
 
 func (x *GetWorkflowRequest) Reset() {
 	*x = GetWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +4524,7 @@ func (x *GetWorkflowRequest) String() string {
 func (*GetWorkflowRequest) ProtoMessage() {}
 
 func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[52]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +4537,7 @@ func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*GetWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{52}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetWorkflowRequest) GetName() string {
@@ -3144,7 +4560,7 @@ type ListWorkflowsRequest struct {
 
 func (x *ListWorkflowsRequest) Reset() {
 	*x = ListWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +4572,7 @@ func (x *ListWorkflowsRequest) String() string {
 func (*ListWorkflowsRequest) ProtoMessage() {}
 
 func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[53]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +4585,7 @@ func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{53}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListWorkflowsRequest) GetPageSize() int32 {
@@ -3206,7 +4622,7 @@ type ListWorkflowsResponse struct {
 
 func (x *ListWorkflowsResponse) Reset() {
 	*x = ListWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +4634,7 @@ func (x *ListWorkflowsResponse) String() string {
 func (*ListWorkflowsResponse) ProtoMessage() {}
 
 func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[54]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +4647,7 @@ func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{54}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListWorkflowsResponse) GetWorkflows() []*Workflow {
@@ -3268,7 +4684,7 @@ type CreateWorkflowRequest struct {
 
 func (x *CreateWorkflowRequest) Reset() {
 	*x = CreateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +4696,7 @@ func (x *CreateWorkflowRequest) String() string {
 func (*CreateWorkflowRequest) ProtoMessage() {}
 
 func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[55]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +4709,7 @@ func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CreateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{55}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CreateWorkflowRequest) GetWorkflow() *Workflow {
@@ -3329,7 +4745,7 @@ type UpdateWorkflowRequest struct {
 
 func (x *UpdateWorkflowRequest) Reset() {
 	*x = UpdateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3341,7 +4757,7 @@ func (x *UpdateWorkflowRequest) String() string {
 func (*UpdateWorkflowRequest) ProtoMessage() {}
 
 func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[56]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3354,7 +4770,7 @@ func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{56}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *UpdateWorkflowRequest) GetWorkflow() *Workflow {
@@ -3389,7 +4805,7 @@ type DeleteWorkflowRequest struct {
 
 func (x *DeleteWorkflowRequest) Reset() {
 	*x = DeleteWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +4817,7 @@ func (x *DeleteWorkflowRequest) String() string {
 func (*DeleteWorkflowRequest) ProtoMessage() {}
 
 func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[57]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +4830,7 @@ func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{57}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *DeleteWorkflowRequest) GetName() string {
@@ -3444,7 +4860,7 @@ type WatchWorkflowsRequest struct {
 
 func (x *WatchWorkflowsRequest) Reset() {
 	*x = WatchWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +4872,7 @@ func (x *WatchWorkflowsRequest) String() string {
 func (*WatchWorkflowsRequest) ProtoMessage() {}
 
 func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +4885,7 @@ func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *WatchWorkflowsRequest) GetName() string {
@@ -3504,7 +4920,7 @@ type WatchWorkflowsResponse struct {
 
 func (x *WatchWorkflowsResponse) Reset() {
 	*x = WatchWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +4932,7 @@ func (x *WatchWorkflowsResponse) String() string {
 func (*WatchWorkflowsResponse) ProtoMessage() {}
 
 func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +4945,7 @@ func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *WatchWorkflowsResponse) GetType() ChangeType {
@@ -3566,7 +4982,7 @@ type FollowWorkflowRequest struct {
 
 func (x *FollowWorkflowRequest) Reset() {
 	*x = FollowWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3578,7 +4994,7 @@ func (x *FollowWorkflowRequest) String() string {
 func (*FollowWorkflowRequest) ProtoMessage() {}
 
 func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3591,7 +5007,7 @@ func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *FollowWorkflowRequest) GetName() string {
@@ -3629,7 +5045,7 @@ type FollowWorkflowResponse struct {
 
 func (x *FollowWorkflowResponse) Reset() {
 	*x = FollowWorkflowResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +5057,7 @@ func (x *FollowWorkflowResponse) String() string {
 func (*FollowWorkflowResponse) ProtoMessage() {}
 
 func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +5070,7 @@ func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowResponse.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *FollowWorkflowResponse) GetEvent() isFollowWorkflowResponse_Event {
@@ -3724,7 +5140,7 @@ type StepProgress struct {
 
 func (x *StepProgress) Reset() {
 	*x = StepProgress{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3736,7 +5152,7 @@ func (x *StepProgress) String() string {
 func (*StepProgress) ProtoMessage() {}
 
 func (x *StepProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3749,7 +5165,7 @@ func (x *StepProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepProgress.ProtoReflect.Descriptor instead.
 func (*StepProgress) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *StepProgress) GetStep() string {
@@ -3776,7 +5192,7 @@ type CancelWorkflowRequest struct {
 
 func (x *CancelWorkflowRequest) Reset() {
 	*x = CancelWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +5204,7 @@ func (x *CancelWorkflowRequest) String() string {
 func (*CancelWorkflowRequest) ProtoMessage() {}
 
 func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +5217,7 @@ func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CancelWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *CancelWorkflowRequest) GetName() string {
@@ -3829,7 +5245,7 @@ type RetryWorkflowRequest struct {
 
 func (x *RetryWorkflowRequest) Reset() {
 	*x = RetryWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +5257,7 @@ func (x *RetryWorkflowRequest) String() string {
 func (*RetryWorkflowRequest) ProtoMessage() {}
 
 func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +5270,7 @@ func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*RetryWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RetryWorkflowRequest) GetName() string {
@@ -3883,7 +5299,7 @@ type ApproveWorkflowRequest struct {
 
 func (x *ApproveWorkflowRequest) Reset() {
 	*x = ApproveWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +5311,7 @@ func (x *ApproveWorkflowRequest) String() string {
 func (*ApproveWorkflowRequest) ProtoMessage() {}
 
 func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3908,7 +5324,7 @@ func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*ApproveWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ApproveWorkflowRequest) GetName() string {
@@ -3943,7 +5359,7 @@ type ReinstallInstanceRequest struct {
 
 func (x *ReinstallInstanceRequest) Reset() {
 	*x = ReinstallInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3955,7 +5371,7 @@ func (x *ReinstallInstanceRequest) String() string {
 func (*ReinstallInstanceRequest) ProtoMessage() {}
 
 func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3968,7 +5384,7 @@ func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReinstallInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ReinstallInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ReinstallInstanceRequest) GetName() string {
@@ -3994,7 +5410,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +5422,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +5435,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetInstanceRequest) GetName() string {
@@ -4042,7 +5458,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4054,7 +5470,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4067,7 +5483,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ListInstancesRequest) GetPageSize() int32 {
@@ -4104,7 +5520,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +5532,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +5545,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -4166,7 +5582,7 @@ type CreateInstanceRequest struct {
 
 func (x *CreateInstanceRequest) Reset() {
 	*x = CreateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +5594,7 @@ func (x *CreateInstanceRequest) String() string {
 func (*CreateInstanceRequest) ProtoMessage() {}
 
 func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +5607,7 @@ func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*CreateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *CreateInstanceRequest) GetInstance() *Instance {
@@ -4227,7 +5643,7 @@ type UpdateInstanceRequest struct {
 
 func (x *UpdateInstanceRequest) Reset() {
 	*x = UpdateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4239,7 +5655,7 @@ func (x *UpdateInstanceRequest) String() string {
 func (*UpdateInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4252,7 +5668,7 @@ func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *UpdateInstanceRequest) GetInstance() *Instance {
@@ -4287,7 +5703,7 @@ type DeleteInstanceRequest struct {
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4299,7 +5715,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4312,7 +5728,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -4342,7 +5758,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4354,7 +5770,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4367,7 +5783,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *WatchInstancesRequest) GetName() string {
@@ -4402,7 +5818,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4414,7 +5830,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4427,7 +5843,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *WatchInstancesResponse) GetType() ChangeType {
@@ -4460,7 +5876,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4472,7 +5888,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4485,7 +5901,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GetTokenRequest) GetName() string {
@@ -4508,7 +5924,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4520,7 +5936,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4533,7 +5949,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -4570,7 +5986,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +5998,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +6011,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -4632,7 +6048,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4644,7 +6060,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4657,7 +6073,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -4693,7 +6109,7 @@ type UpdateTokenRequest struct {
 
 func (x *UpdateTokenRequest) Reset() {
 	*x = UpdateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4705,7 +6121,7 @@ func (x *UpdateTokenRequest) String() string {
 func (*UpdateTokenRequest) ProtoMessage() {}
 
 func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4718,7 +6134,7 @@ func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTokenRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *UpdateTokenRequest) GetToken() *Token {
@@ -4753,7 +6169,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4765,7 +6181,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4778,7 +6194,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *DeleteTokenRequest) GetName() string {
@@ -4808,7 +6224,7 @@ type WatchTokensRequest struct {
 
 func (x *WatchTokensRequest) Reset() {
 	*x = WatchTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4820,7 +6236,7 @@ func (x *WatchTokensRequest) String() string {
 func (*WatchTokensRequest) ProtoMessage() {}
 
 func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4833,7 +6249,7 @@ func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *WatchTokensRequest) GetName() string {
@@ -4868,7 +6284,7 @@ type WatchTokensResponse struct {
 
 func (x *WatchTokensResponse) Reset() {
 	*x = WatchTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4880,7 +6296,7 @@ func (x *WatchTokensResponse) String() string {
 func (*WatchTokensResponse) ProtoMessage() {}
 
 func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4893,7 +6309,7 @@ func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensResponse.ProtoReflect.Descriptor instead.
 func (*WatchTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *WatchTokensResponse) GetType() ChangeType {
@@ -4926,7 +6342,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4938,7 +6354,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4951,7 +6367,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -4974,7 +6390,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4986,7 +6402,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4999,7 +6415,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -5036,7 +6452,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5048,7 +6464,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5061,7 +6477,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -5098,7 +6514,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5110,7 +6526,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5123,7 +6539,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *CreateSecretRequest) GetSecret() *Secret {
@@ -5159,7 +6575,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5171,7 +6587,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5184,7 +6600,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *UpdateSecretRequest) GetSecret() *Secret {
@@ -5219,7 +6635,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5231,7 +6647,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5244,7 +6660,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -5274,7 +6690,7 @@ type WatchSecretsRequest struct {
 
 func (x *WatchSecretsRequest) Reset() {
 	*x = WatchSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5286,7 +6702,7 @@ func (x *WatchSecretsRequest) String() string {
 func (*WatchSecretsRequest) ProtoMessage() {}
 
 func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5299,7 +6715,7 @@ func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *WatchSecretsRequest) GetName() string {
@@ -5334,7 +6750,7 @@ type WatchSecretsResponse struct {
 
 func (x *WatchSecretsResponse) Reset() {
 	*x = WatchSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5346,7 +6762,7 @@ func (x *WatchSecretsResponse) String() string {
 func (*WatchSecretsResponse) ProtoMessage() {}
 
 func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5359,7 +6775,7 @@ func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *WatchSecretsResponse) GetType() ChangeType {
@@ -5394,7 +6810,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5406,7 +6822,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5419,7 +6835,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -5445,7 +6861,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5457,7 +6873,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5470,7 +6886,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -5493,7 +6909,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5505,7 +6921,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5518,7 +6934,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *ListPoolsRequest) GetPageSize() int32 {
@@ -5555,7 +6971,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5567,7 +6983,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5580,7 +6996,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -5617,7 +7033,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5629,7 +7045,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5642,7 +7058,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *CreatePoolRequest) GetPool() *Pool {
@@ -5678,7 +7094,7 @@ type UpdatePoolRequest struct {
 
 func (x *UpdatePoolRequest) Reset() {
 	*x = UpdatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5690,7 +7106,7 @@ func (x *UpdatePoolRequest) String() string {
 func (*UpdatePoolRequest) ProtoMessage() {}
 
 func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5703,7 +7119,7 @@ func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *UpdatePoolRequest) GetPool() *Pool {
@@ -5738,7 +7154,7 @@ type DeletePoolRequest struct {
 
 func (x *DeletePoolRequest) Reset() {
 	*x = DeletePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5750,7 +7166,7 @@ func (x *DeletePoolRequest) String() string {
 func (*DeletePoolRequest) ProtoMessage() {}
 
 func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5763,7 +7179,7 @@ func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
 func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *DeletePoolRequest) GetName() string {
@@ -5793,7 +7209,7 @@ type WatchPoolsRequest struct {
 
 func (x *WatchPoolsRequest) Reset() {
 	*x = WatchPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5805,7 +7221,7 @@ func (x *WatchPoolsRequest) String() string {
 func (*WatchPoolsRequest) ProtoMessage() {}
 
 func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5818,7 +7234,7 @@ func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *WatchPoolsRequest) GetName() string {
@@ -5853,7 +7269,7 @@ type WatchPoolsResponse struct {
 
 func (x *WatchPoolsResponse) Reset() {
 	*x = WatchPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5865,7 +7281,7 @@ func (x *WatchPoolsResponse) String() string {
 func (*WatchPoolsResponse) ProtoMessage() {}
 
 func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5878,7 +7294,7 @@ func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *WatchPoolsResponse) GetType() ChangeType {
@@ -5911,7 +7327,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5923,7 +7339,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5936,7 +7352,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *GetRuleRequest) GetName() string {
@@ -5959,7 +7375,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5971,7 +7387,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5984,7 +7400,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *ListRulesRequest) GetPageSize() int32 {
@@ -6021,7 +7437,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6033,7 +7449,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6046,7 +7462,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *ListRulesResponse) GetRules() []*Rule {
@@ -6083,7 +7499,7 @@ type CreateRuleRequest struct {
 
 func (x *CreateRuleRequest) Reset() {
 	*x = CreateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6095,7 +7511,7 @@ func (x *CreateRuleRequest) String() string {
 func (*CreateRuleRequest) ProtoMessage() {}
 
 func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6108,7 +7524,7 @@ func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *CreateRuleRequest) GetRule() *Rule {
@@ -6144,7 +7560,7 @@ type UpdateRuleRequest struct {
 
 func (x *UpdateRuleRequest) Reset() {
 	*x = UpdateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6156,7 +7572,7 @@ func (x *UpdateRuleRequest) String() string {
 func (*UpdateRuleRequest) ProtoMessage() {}
 
 func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6169,7 +7585,7 @@ func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *UpdateRuleRequest) GetRule() *Rule {
@@ -6204,7 +7620,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6216,7 +7632,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6229,7 +7645,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *DeleteRuleRequest) GetName() string {
@@ -6259,7 +7675,7 @@ type WatchRulesRequest struct {
 
 func (x *WatchRulesRequest) Reset() {
 	*x = WatchRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6271,7 +7687,7 @@ func (x *WatchRulesRequest) String() string {
 func (*WatchRulesRequest) ProtoMessage() {}
 
 func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6284,7 +7700,7 @@ func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *WatchRulesRequest) GetName() string {
@@ -6319,7 +7735,7 @@ type WatchRulesResponse struct {
 
 func (x *WatchRulesResponse) Reset() {
 	*x = WatchRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6331,7 +7747,7 @@ func (x *WatchRulesResponse) String() string {
 func (*WatchRulesResponse) ProtoMessage() {}
 
 func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6344,7 +7760,7 @@ func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *WatchRulesResponse) GetType() ChangeType {
@@ -6377,7 +7793,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6389,7 +7805,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6402,7 +7818,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -6425,7 +7841,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6437,7 +7853,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6450,7 +7866,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *ListJobsRequest) GetPageSize() int32 {
@@ -6487,7 +7903,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6499,7 +7915,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6512,7 +7928,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -6549,7 +7965,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6561,7 +7977,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6574,7 +7990,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -6610,7 +8026,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6622,7 +8038,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6635,7 +8051,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *UpdateJobRequest) GetJob() *Job {
@@ -6670,7 +8086,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[113]
+	mi := &file_bedplate_v1_api_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6682,7 +8098,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[113]
+	mi := &file_bedplate_v1_api_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6695,7 +8111,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -6725,7 +8141,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[114]
+	mi := &file_bedplate_v1_api_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6737,7 +8153,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[114]
+	mi := &file_bedplate_v1_api_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6750,7 +8166,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *WatchJobsRequest) GetName() string {
@@ -6785,7 +8201,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[115]
+	mi := &file_bedplate_v1_api_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6797,7 +8213,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[115]
+	mi := &file_bedplate_v1_api_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6810,7 +8226,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *WatchJobsResponse) GetType() ChangeType {
@@ -6845,7 +8261,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[116]
+	mi := &file_bedplate_v1_api_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6857,7 +8273,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[116]
+	mi := &file_bedplate_v1_api_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6870,7 +8286,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -6900,7 +8316,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[117]
+	mi := &file_bedplate_v1_api_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6912,7 +8328,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[117]
+	mi := &file_bedplate_v1_api_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6925,7 +8341,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -6966,7 +8382,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[118]
+	mi := &file_bedplate_v1_api_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6978,7 +8394,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[118]
+	mi := &file_bedplate_v1_api_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6991,7 +8407,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -7018,7 +8434,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[119]
+	mi := &file_bedplate_v1_api_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7030,7 +8446,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[119]
+	mi := &file_bedplate_v1_api_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7043,7 +8459,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{119}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -7069,7 +8485,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[120]
+	mi := &file_bedplate_v1_api_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7081,7 +8497,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[120]
+	mi := &file_bedplate_v1_api_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7094,7 +8510,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{120}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -7112,7 +8528,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[121]
+	mi := &file_bedplate_v1_api_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7124,7 +8540,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[121]
+	mi := &file_bedplate_v1_api_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7137,7 +8553,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{121}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{146}
 }
 
 type GetServerInfoResponse struct {
@@ -7153,7 +8569,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[122]
+	mi := &file_bedplate_v1_api_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7165,7 +8581,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[122]
+	mi := &file_bedplate_v1_api_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7178,7 +8594,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{122}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -7213,7 +8629,7 @@ var File_bedplate_v1_api_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
+	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x15bedplate/v1/bmc.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\x1dListMachineInventoriesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12\x1b\n" +
@@ -7303,7 +8719,90 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\amachine\x18\x01 \x01(\v2\x14.bedplate.v1.MachineH\x00R\amachine\x123\n" +
 	"\bsighting\x18\x02 \x01(\v2\x15.bedplate.v1.SightingH\x00R\bsighting\x12*\n" +
 	"\x05phase\x18\x03 \x01(\v2\x12.bedplate.v1.PhaseH\x00R\x05phaseB\a\n" +
-	"\x05event\"/\n" +
+	"\x05event\"@\n" +
+	"\x14GetMachineBMCRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05retry\x18\x02 \x01(\bR\x05retry\"\xee\x01\n" +
+	"\x15GetMachineBMCResponse\x12\x18\n" +
+	"\amachine\x18\x01 \x01(\tR\amachine\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\x12.\n" +
+	"\x06status\x18\x04 \x01(\v2\x16.bedplate.v1.BMCStatusR\x06status\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x1c\n" +
+	"\tprotocols\x18\x06 \x03(\tR\tprotocols\x12!\n" +
+	"\fown_password\x18\a \x01(\bR\vownPassword\"\x82\x01\n" +
+	"\x16TrustMachineBMCRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\x12certificate_digest\x18\x02 \x01(\tR\x11certificateDigest\x12%\n" +
+	"\x0ereset_password\x18\x03 \x01(\bR\rresetPassword\"/\n" +
+	"\x19ListMachineSensorsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
+	"\x1aListMachineSensorsResponse\x12-\n" +
+	"\asensors\x18\x01 \x03(\v2\x13.bedplate.v1.SensorR\asensors\"F\n" +
+	"\x1aListMachineEventLogRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\"Q\n" +
+	"\x1bListMachineEventLogResponse\x122\n" +
+	"\aentries\x18\x01 \x03(\v2\x18.bedplate.v1.BMCLogEntryR\aentries\"0\n" +
+	"\x1aListMachineFirmwareRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"]\n" +
+	"\x1bListMachineFirmwareResponse\x12>\n" +
+	"\n" +
+	"components\x18\x01 \x03(\v2\x1e.bedplate.v1.FirmwareComponentR\n" +
+	"components\",\n" +
+	"\x16ListMachineBIOSRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"O\n" +
+	"\x17ListMachineBIOSResponse\x124\n" +
+	"\bsettings\x18\x01 \x03(\v2\x18.bedplate.v1.BIOSSettingR\bsettings\"1\n" +
+	"\x1bGetMachineSecureBootRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"d\n" +
+	"\x1cGetMachineSecureBootResponse\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x16\n" +
+	"\x06active\x18\x02 \x01(\bR\x06active\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\tR\x04mode\"0\n" +
+	"\x1aListMachineBMCUsersRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"I\n" +
+	"\x1bListMachineBMCUsersResponse\x12*\n" +
+	"\x05users\x18\x01 \x03(\v2\x14.bedplate.v1.BMCUserR\x05users\"\xc0\x01\n" +
+	"\x0fScanBMCsRequest\x12\x16\n" +
+	"\x06ranges\x18\x01 \x03(\tR\x06ranges\x12\x14\n" +
+	"\x05apply\x18\x02 \x01(\bR\x05apply\x12\x1a\n" +
+	"\busername\x18\x03 \x01(\tR\busername\x12'\n" +
+	"\x0fpassword_secret\x18\x04 \x01(\tR\x0epasswordSecret\x12\x12\n" +
+	"\x04pool\x18\x05 \x01(\tR\x04pool\x12\x12\n" +
+	"\x04rack\x18\x06 \x01(\tR\x04rack\x12\x12\n" +
+	"\x04rate\x18\a \x01(\rR\x04rate\"\x83\x01\n" +
+	"\x10ScanBMCsResponse\x12-\n" +
+	"\x05found\x18\x01 \x01(\v2\x15.bedplate.v1.FoundBMCH\x00R\x05found\x127\n" +
+	"\bprogress\x18\x02 \x01(\v2\x19.bedplate.v1.ScanProgressH\x00R\bprogressB\a\n" +
+	"\x05event\"8\n" +
+	"\fScanProgress\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\rR\x04done\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\rR\x05total\"G\n" +
+	"\x1bGetMachineConsoleLogRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\rR\x05bytes\"\x96\x01\n" +
+	"\x1cGetMachineConsoleLogResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x1c\n" +
+	"\trecording\x18\x02 \x01(\bR\trecording\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"J\n" +
+	"\x1aWatchMachineConsoleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\ahistory\x18\x02 \x01(\rR\ahistory\"I\n" +
+	"\x1bWatchMachineConsoleResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06notice\x18\x02 \x01(\tR\x06notice\"~\n" +
+	"\x1bAttachMachineConsoleRequest\x12A\n" +
+	"\x06header\x18\x01 \x01(\v2'.bedplate.v1.AttachMachineConsoleHeaderH\x00R\x06header\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\x06\n" +
+	"\x04part\"J\n" +
+	"\x1aAttachMachineConsoleHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\ahistory\x18\x02 \x01(\rR\ahistory\"J\n" +
+	"\x1cAttachMachineConsoleResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06notice\x18\x02 \x01(\tR\x06notice\"/\n" +
 	"\x19GetMachineTimelineRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"H\n" +
 	"\x1aGetMachineTimelineResponse\x12*\n" +
@@ -7683,7 +9182,7 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12%\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x11.bedplate.v1.RoleR\x04role\x129\n" +
 	"\n" +
-	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\xc9\x0e\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime2\xa4\x1b\n" +
 	"\x0eMachineService\x12_\n" +
 	"\n" +
 	"GetMachine\x12\x1e.bedplate.v1.GetMachineRequest\x1a\x14.bedplate.v1.Machine\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/machines/{name}\x12i\n" +
@@ -7700,7 +9199,19 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x16DiffMachineInventories\x12*.bedplate.v1.DiffMachineInventoriesRequest\x1a+.bedplate.v1.DiffMachineInventoriesResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/machines/{name}:inventoryDiff\x12\x82\x01\n" +
 	"\x10ListMachineTests\x12$.bedplate.v1.ListMachineTestsRequest\x1a%.bedplate.v1.ListMachineTestsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/machines/{name}:tests\x12d\n" +
 	"\x11MakeMachineMedium\x12%.bedplate.v1.MakeMachineMediumRequest\x1a&.bedplate.v1.MakeMachineMediumResponse0\x01\x12\x80\x01\n" +
-	"\x12RevokeMachineMedia\x12&.bedplate.v1.RevokeMachineMediaRequest\x1a\x16.google.protobuf.Empty\"*\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/machines/{name}:revokeMedia2\xa5\x05\n" +
+	"\x12RevokeMachineMedia\x12&.bedplate.v1.RevokeMachineMediaRequest\x1a\x16.google.protobuf.Empty\"*\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/machines/{name}:revokeMedia\x12w\n" +
+	"\rGetMachineBMC\x12!.bedplate.v1.GetMachineBMCRequest\x1a\".bedplate.v1.GetMachineBMCResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/machines/{name}:bmc\x12\x83\x01\n" +
+	"\x0fTrustMachineBMC\x12#.bedplate.v1.TrustMachineBMCRequest\x1a\".bedplate.v1.GetMachineBMCResponse\"'\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/v1/machines/{name}:trustBMC\x12\x8a\x01\n" +
+	"\x12ListMachineSensors\x12&.bedplate.v1.ListMachineSensorsRequest\x1a'.bedplate.v1.ListMachineSensorsResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/machines/{name}:sensors\x12\x8e\x01\n" +
+	"\x13ListMachineEventLog\x12'.bedplate.v1.ListMachineEventLogRequest\x1a(.bedplate.v1.ListMachineEventLogResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/machines/{name}:eventlog\x12\x8e\x01\n" +
+	"\x13ListMachineFirmware\x12'.bedplate.v1.ListMachineFirmwareRequest\x1a(.bedplate.v1.ListMachineFirmwareResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/machines/{name}:firmware\x12~\n" +
+	"\x0fListMachineBIOS\x12#.bedplate.v1.ListMachineBIOSRequest\x1a$.bedplate.v1.ListMachineBIOSResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/machines/{name}:bios\x12\x93\x01\n" +
+	"\x14GetMachineSecureBoot\x12(.bedplate.v1.GetMachineSecureBootRequest\x1a).bedplate.v1.GetMachineSecureBootResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/machines/{name}:secureBoot\x12\x8e\x01\n" +
+	"\x13ListMachineBMCUsers\x12'.bedplate.v1.ListMachineBMCUsersRequest\x1a(.bedplate.v1.ListMachineBMCUsersResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/machines/{name}:bmcUsers\x12k\n" +
+	"\bScanBMCs\x12\x1c.bedplate.v1.ScanBMCsRequest\x1a\x1d.bedplate.v1.ScanBMCsResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/machines:scanBMCs0\x01\x12\x93\x01\n" +
+	"\x14GetMachineConsoleLog\x12(.bedplate.v1.GetMachineConsoleLogRequest\x1a).bedplate.v1.GetMachineConsoleLogResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/machines/{name}:consoleLog\x12\x8f\x01\n" +
+	"\x13WatchMachineConsole\x12'.bedplate.v1.WatchMachineConsoleRequest\x1a(.bedplate.v1.WatchMachineConsoleResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/machines/{name}:console0\x01\x12o\n" +
+	"\x14AttachMachineConsole\x12(.bedplate.v1.AttachMachineConsoleRequest\x1a).bedplate.v1.AttachMachineConsoleResponse(\x010\x012\xa5\x05\n" +
 	"\x0eNetworkService\x12_\n" +
 	"\n" +
 	"GetNetwork\x12\x1e.bedplate.v1.GetNetworkRequest\x1a\x14.bedplate.v1.Network\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/networks/{name}\x12i\n" +
@@ -7816,7 +9327,7 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 123)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 148)
 var file_bedplate_v1_api_proto_goTypes = []any{
 	(*ListMachineInventoriesRequest)(nil),  // 0: bedplate.v1.ListMachineInventoriesRequest
 	(*ListMachineInventoriesResponse)(nil), // 1: bedplate.v1.ListMachineInventoriesResponse
@@ -7841,389 +9352,455 @@ var file_bedplate_v1_api_proto_goTypes = []any{
 	(*ExplainMachineResponse)(nil),         // 20: bedplate.v1.ExplainMachineResponse
 	(*FollowMachineRequest)(nil),           // 21: bedplate.v1.FollowMachineRequest
 	(*FollowMachineResponse)(nil),          // 22: bedplate.v1.FollowMachineResponse
-	(*GetMachineTimelineRequest)(nil),      // 23: bedplate.v1.GetMachineTimelineRequest
-	(*GetMachineTimelineResponse)(nil),     // 24: bedplate.v1.GetMachineTimelineResponse
-	(*GetNetworkRequest)(nil),              // 25: bedplate.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),            // 26: bedplate.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),           // 27: bedplate.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),           // 28: bedplate.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),           // 29: bedplate.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),           // 30: bedplate.v1.DeleteNetworkRequest
-	(*WatchNetworksRequest)(nil),           // 31: bedplate.v1.WatchNetworksRequest
-	(*WatchNetworksResponse)(nil),          // 32: bedplate.v1.WatchNetworksResponse
-	(*GetImageRequest)(nil),                // 33: bedplate.v1.GetImageRequest
-	(*ListImagesRequest)(nil),              // 34: bedplate.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),             // 35: bedplate.v1.ListImagesResponse
-	(*CreateImageRequest)(nil),             // 36: bedplate.v1.CreateImageRequest
-	(*UpdateImageRequest)(nil),             // 37: bedplate.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),             // 38: bedplate.v1.DeleteImageRequest
-	(*WatchImagesRequest)(nil),             // 39: bedplate.v1.WatchImagesRequest
-	(*WatchImagesResponse)(nil),            // 40: bedplate.v1.WatchImagesResponse
-	(*UploadImageRequest)(nil),             // 41: bedplate.v1.UploadImageRequest
-	(*UploadImageHeader)(nil),              // 42: bedplate.v1.UploadImageHeader
-	(*UploadImageResponse)(nil),            // 43: bedplate.v1.UploadImageResponse
-	(*GetTemplateRequest)(nil),             // 44: bedplate.v1.GetTemplateRequest
-	(*ListTemplatesRequest)(nil),           // 45: bedplate.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),          // 46: bedplate.v1.ListTemplatesResponse
-	(*CreateTemplateRequest)(nil),          // 47: bedplate.v1.CreateTemplateRequest
-	(*UpdateTemplateRequest)(nil),          // 48: bedplate.v1.UpdateTemplateRequest
-	(*DeleteTemplateRequest)(nil),          // 49: bedplate.v1.DeleteTemplateRequest
-	(*WatchTemplatesRequest)(nil),          // 50: bedplate.v1.WatchTemplatesRequest
-	(*WatchTemplatesResponse)(nil),         // 51: bedplate.v1.WatchTemplatesResponse
-	(*GetWorkflowRequest)(nil),             // 52: bedplate.v1.GetWorkflowRequest
-	(*ListWorkflowsRequest)(nil),           // 53: bedplate.v1.ListWorkflowsRequest
-	(*ListWorkflowsResponse)(nil),          // 54: bedplate.v1.ListWorkflowsResponse
-	(*CreateWorkflowRequest)(nil),          // 55: bedplate.v1.CreateWorkflowRequest
-	(*UpdateWorkflowRequest)(nil),          // 56: bedplate.v1.UpdateWorkflowRequest
-	(*DeleteWorkflowRequest)(nil),          // 57: bedplate.v1.DeleteWorkflowRequest
-	(*WatchWorkflowsRequest)(nil),          // 58: bedplate.v1.WatchWorkflowsRequest
-	(*WatchWorkflowsResponse)(nil),         // 59: bedplate.v1.WatchWorkflowsResponse
-	(*FollowWorkflowRequest)(nil),          // 60: bedplate.v1.FollowWorkflowRequest
-	(*FollowWorkflowResponse)(nil),         // 61: bedplate.v1.FollowWorkflowResponse
-	(*StepProgress)(nil),                   // 62: bedplate.v1.StepProgress
-	(*CancelWorkflowRequest)(nil),          // 63: bedplate.v1.CancelWorkflowRequest
-	(*RetryWorkflowRequest)(nil),           // 64: bedplate.v1.RetryWorkflowRequest
-	(*ApproveWorkflowRequest)(nil),         // 65: bedplate.v1.ApproveWorkflowRequest
-	(*ReinstallInstanceRequest)(nil),       // 66: bedplate.v1.ReinstallInstanceRequest
-	(*GetInstanceRequest)(nil),             // 67: bedplate.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),           // 68: bedplate.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),          // 69: bedplate.v1.ListInstancesResponse
-	(*CreateInstanceRequest)(nil),          // 70: bedplate.v1.CreateInstanceRequest
-	(*UpdateInstanceRequest)(nil),          // 71: bedplate.v1.UpdateInstanceRequest
-	(*DeleteInstanceRequest)(nil),          // 72: bedplate.v1.DeleteInstanceRequest
-	(*WatchInstancesRequest)(nil),          // 73: bedplate.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),         // 74: bedplate.v1.WatchInstancesResponse
-	(*GetTokenRequest)(nil),                // 75: bedplate.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),              // 76: bedplate.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),             // 77: bedplate.v1.ListTokensResponse
-	(*CreateTokenRequest)(nil),             // 78: bedplate.v1.CreateTokenRequest
-	(*UpdateTokenRequest)(nil),             // 79: bedplate.v1.UpdateTokenRequest
-	(*DeleteTokenRequest)(nil),             // 80: bedplate.v1.DeleteTokenRequest
-	(*WatchTokensRequest)(nil),             // 81: bedplate.v1.WatchTokensRequest
-	(*WatchTokensResponse)(nil),            // 82: bedplate.v1.WatchTokensResponse
-	(*GetSecretRequest)(nil),               // 83: bedplate.v1.GetSecretRequest
-	(*ListSecretsRequest)(nil),             // 84: bedplate.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),            // 85: bedplate.v1.ListSecretsResponse
-	(*CreateSecretRequest)(nil),            // 86: bedplate.v1.CreateSecretRequest
-	(*UpdateSecretRequest)(nil),            // 87: bedplate.v1.UpdateSecretRequest
-	(*DeleteSecretRequest)(nil),            // 88: bedplate.v1.DeleteSecretRequest
-	(*WatchSecretsRequest)(nil),            // 89: bedplate.v1.WatchSecretsRequest
-	(*WatchSecretsResponse)(nil),           // 90: bedplate.v1.WatchSecretsResponse
-	(*CreateTokenResponse)(nil),            // 91: bedplate.v1.CreateTokenResponse
-	(*GetPoolRequest)(nil),                 // 92: bedplate.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),               // 93: bedplate.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),              // 94: bedplate.v1.ListPoolsResponse
-	(*CreatePoolRequest)(nil),              // 95: bedplate.v1.CreatePoolRequest
-	(*UpdatePoolRequest)(nil),              // 96: bedplate.v1.UpdatePoolRequest
-	(*DeletePoolRequest)(nil),              // 97: bedplate.v1.DeletePoolRequest
-	(*WatchPoolsRequest)(nil),              // 98: bedplate.v1.WatchPoolsRequest
-	(*WatchPoolsResponse)(nil),             // 99: bedplate.v1.WatchPoolsResponse
-	(*GetRuleRequest)(nil),                 // 100: bedplate.v1.GetRuleRequest
-	(*ListRulesRequest)(nil),               // 101: bedplate.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),              // 102: bedplate.v1.ListRulesResponse
-	(*CreateRuleRequest)(nil),              // 103: bedplate.v1.CreateRuleRequest
-	(*UpdateRuleRequest)(nil),              // 104: bedplate.v1.UpdateRuleRequest
-	(*DeleteRuleRequest)(nil),              // 105: bedplate.v1.DeleteRuleRequest
-	(*WatchRulesRequest)(nil),              // 106: bedplate.v1.WatchRulesRequest
-	(*WatchRulesResponse)(nil),             // 107: bedplate.v1.WatchRulesResponse
-	(*GetJobRequest)(nil),                  // 108: bedplate.v1.GetJobRequest
-	(*ListJobsRequest)(nil),                // 109: bedplate.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),               // 110: bedplate.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),               // 111: bedplate.v1.CreateJobRequest
-	(*UpdateJobRequest)(nil),               // 112: bedplate.v1.UpdateJobRequest
-	(*DeleteJobRequest)(nil),               // 113: bedplate.v1.DeleteJobRequest
-	(*WatchJobsRequest)(nil),               // 114: bedplate.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),              // 115: bedplate.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),               // 116: bedplate.v1.CancelJobRequest
-	(*ListEventsRequest)(nil),              // 117: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),             // 118: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),             // 119: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),            // 120: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),           // 121: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),          // 122: bedplate.v1.GetServerInfoResponse
-	(*InventoryRecord)(nil),                // 123: bedplate.v1.InventoryRecord
-	(*Difference)(nil),                     // 124: bedplate.v1.Difference
-	(*TestRun)(nil),                        // 125: bedplate.v1.TestRun
-	(*durationpb.Duration)(nil),            // 126: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 127: google.protobuf.Timestamp
-	(*Machine)(nil),                        // 128: bedplate.v1.Machine
-	(ChangeType)(0),                        // 129: bedplate.v1.ChangeType
-	(*Sighting)(nil),                       // 130: bedplate.v1.Sighting
-	(*Phase)(nil),                          // 131: bedplate.v1.Phase
-	(*Network)(nil),                        // 132: bedplate.v1.Network
-	(*Image)(nil),                          // 133: bedplate.v1.Image
-	(*Template)(nil),                       // 134: bedplate.v1.Template
-	(*Workflow)(nil),                       // 135: bedplate.v1.Workflow
-	(*LogLine)(nil),                        // 136: bedplate.v1.LogLine
-	(*Progress)(nil),                       // 137: bedplate.v1.Progress
-	(*Instance)(nil),                       // 138: bedplate.v1.Instance
-	(*Token)(nil),                          // 139: bedplate.v1.Token
-	(*Secret)(nil),                         // 140: bedplate.v1.Secret
-	(*Pool)(nil),                           // 141: bedplate.v1.Pool
-	(*Rule)(nil),                           // 142: bedplate.v1.Rule
-	(*Job)(nil),                            // 143: bedplate.v1.Job
-	(*Event)(nil),                          // 144: bedplate.v1.Event
-	(Role)(0),                              // 145: bedplate.v1.Role
-	(*emptypb.Empty)(nil),                  // 146: google.protobuf.Empty
+	(*GetMachineBMCRequest)(nil),           // 23: bedplate.v1.GetMachineBMCRequest
+	(*GetMachineBMCResponse)(nil),          // 24: bedplate.v1.GetMachineBMCResponse
+	(*TrustMachineBMCRequest)(nil),         // 25: bedplate.v1.TrustMachineBMCRequest
+	(*ListMachineSensorsRequest)(nil),      // 26: bedplate.v1.ListMachineSensorsRequest
+	(*ListMachineSensorsResponse)(nil),     // 27: bedplate.v1.ListMachineSensorsResponse
+	(*ListMachineEventLogRequest)(nil),     // 28: bedplate.v1.ListMachineEventLogRequest
+	(*ListMachineEventLogResponse)(nil),    // 29: bedplate.v1.ListMachineEventLogResponse
+	(*ListMachineFirmwareRequest)(nil),     // 30: bedplate.v1.ListMachineFirmwareRequest
+	(*ListMachineFirmwareResponse)(nil),    // 31: bedplate.v1.ListMachineFirmwareResponse
+	(*ListMachineBIOSRequest)(nil),         // 32: bedplate.v1.ListMachineBIOSRequest
+	(*ListMachineBIOSResponse)(nil),        // 33: bedplate.v1.ListMachineBIOSResponse
+	(*GetMachineSecureBootRequest)(nil),    // 34: bedplate.v1.GetMachineSecureBootRequest
+	(*GetMachineSecureBootResponse)(nil),   // 35: bedplate.v1.GetMachineSecureBootResponse
+	(*ListMachineBMCUsersRequest)(nil),     // 36: bedplate.v1.ListMachineBMCUsersRequest
+	(*ListMachineBMCUsersResponse)(nil),    // 37: bedplate.v1.ListMachineBMCUsersResponse
+	(*ScanBMCsRequest)(nil),                // 38: bedplate.v1.ScanBMCsRequest
+	(*ScanBMCsResponse)(nil),               // 39: bedplate.v1.ScanBMCsResponse
+	(*ScanProgress)(nil),                   // 40: bedplate.v1.ScanProgress
+	(*GetMachineConsoleLogRequest)(nil),    // 41: bedplate.v1.GetMachineConsoleLogRequest
+	(*GetMachineConsoleLogResponse)(nil),   // 42: bedplate.v1.GetMachineConsoleLogResponse
+	(*WatchMachineConsoleRequest)(nil),     // 43: bedplate.v1.WatchMachineConsoleRequest
+	(*WatchMachineConsoleResponse)(nil),    // 44: bedplate.v1.WatchMachineConsoleResponse
+	(*AttachMachineConsoleRequest)(nil),    // 45: bedplate.v1.AttachMachineConsoleRequest
+	(*AttachMachineConsoleHeader)(nil),     // 46: bedplate.v1.AttachMachineConsoleHeader
+	(*AttachMachineConsoleResponse)(nil),   // 47: bedplate.v1.AttachMachineConsoleResponse
+	(*GetMachineTimelineRequest)(nil),      // 48: bedplate.v1.GetMachineTimelineRequest
+	(*GetMachineTimelineResponse)(nil),     // 49: bedplate.v1.GetMachineTimelineResponse
+	(*GetNetworkRequest)(nil),              // 50: bedplate.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),            // 51: bedplate.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),           // 52: bedplate.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),           // 53: bedplate.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),           // 54: bedplate.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),           // 55: bedplate.v1.DeleteNetworkRequest
+	(*WatchNetworksRequest)(nil),           // 56: bedplate.v1.WatchNetworksRequest
+	(*WatchNetworksResponse)(nil),          // 57: bedplate.v1.WatchNetworksResponse
+	(*GetImageRequest)(nil),                // 58: bedplate.v1.GetImageRequest
+	(*ListImagesRequest)(nil),              // 59: bedplate.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),             // 60: bedplate.v1.ListImagesResponse
+	(*CreateImageRequest)(nil),             // 61: bedplate.v1.CreateImageRequest
+	(*UpdateImageRequest)(nil),             // 62: bedplate.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),             // 63: bedplate.v1.DeleteImageRequest
+	(*WatchImagesRequest)(nil),             // 64: bedplate.v1.WatchImagesRequest
+	(*WatchImagesResponse)(nil),            // 65: bedplate.v1.WatchImagesResponse
+	(*UploadImageRequest)(nil),             // 66: bedplate.v1.UploadImageRequest
+	(*UploadImageHeader)(nil),              // 67: bedplate.v1.UploadImageHeader
+	(*UploadImageResponse)(nil),            // 68: bedplate.v1.UploadImageResponse
+	(*GetTemplateRequest)(nil),             // 69: bedplate.v1.GetTemplateRequest
+	(*ListTemplatesRequest)(nil),           // 70: bedplate.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),          // 71: bedplate.v1.ListTemplatesResponse
+	(*CreateTemplateRequest)(nil),          // 72: bedplate.v1.CreateTemplateRequest
+	(*UpdateTemplateRequest)(nil),          // 73: bedplate.v1.UpdateTemplateRequest
+	(*DeleteTemplateRequest)(nil),          // 74: bedplate.v1.DeleteTemplateRequest
+	(*WatchTemplatesRequest)(nil),          // 75: bedplate.v1.WatchTemplatesRequest
+	(*WatchTemplatesResponse)(nil),         // 76: bedplate.v1.WatchTemplatesResponse
+	(*GetWorkflowRequest)(nil),             // 77: bedplate.v1.GetWorkflowRequest
+	(*ListWorkflowsRequest)(nil),           // 78: bedplate.v1.ListWorkflowsRequest
+	(*ListWorkflowsResponse)(nil),          // 79: bedplate.v1.ListWorkflowsResponse
+	(*CreateWorkflowRequest)(nil),          // 80: bedplate.v1.CreateWorkflowRequest
+	(*UpdateWorkflowRequest)(nil),          // 81: bedplate.v1.UpdateWorkflowRequest
+	(*DeleteWorkflowRequest)(nil),          // 82: bedplate.v1.DeleteWorkflowRequest
+	(*WatchWorkflowsRequest)(nil),          // 83: bedplate.v1.WatchWorkflowsRequest
+	(*WatchWorkflowsResponse)(nil),         // 84: bedplate.v1.WatchWorkflowsResponse
+	(*FollowWorkflowRequest)(nil),          // 85: bedplate.v1.FollowWorkflowRequest
+	(*FollowWorkflowResponse)(nil),         // 86: bedplate.v1.FollowWorkflowResponse
+	(*StepProgress)(nil),                   // 87: bedplate.v1.StepProgress
+	(*CancelWorkflowRequest)(nil),          // 88: bedplate.v1.CancelWorkflowRequest
+	(*RetryWorkflowRequest)(nil),           // 89: bedplate.v1.RetryWorkflowRequest
+	(*ApproveWorkflowRequest)(nil),         // 90: bedplate.v1.ApproveWorkflowRequest
+	(*ReinstallInstanceRequest)(nil),       // 91: bedplate.v1.ReinstallInstanceRequest
+	(*GetInstanceRequest)(nil),             // 92: bedplate.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),           // 93: bedplate.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),          // 94: bedplate.v1.ListInstancesResponse
+	(*CreateInstanceRequest)(nil),          // 95: bedplate.v1.CreateInstanceRequest
+	(*UpdateInstanceRequest)(nil),          // 96: bedplate.v1.UpdateInstanceRequest
+	(*DeleteInstanceRequest)(nil),          // 97: bedplate.v1.DeleteInstanceRequest
+	(*WatchInstancesRequest)(nil),          // 98: bedplate.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),         // 99: bedplate.v1.WatchInstancesResponse
+	(*GetTokenRequest)(nil),                // 100: bedplate.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),              // 101: bedplate.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),             // 102: bedplate.v1.ListTokensResponse
+	(*CreateTokenRequest)(nil),             // 103: bedplate.v1.CreateTokenRequest
+	(*UpdateTokenRequest)(nil),             // 104: bedplate.v1.UpdateTokenRequest
+	(*DeleteTokenRequest)(nil),             // 105: bedplate.v1.DeleteTokenRequest
+	(*WatchTokensRequest)(nil),             // 106: bedplate.v1.WatchTokensRequest
+	(*WatchTokensResponse)(nil),            // 107: bedplate.v1.WatchTokensResponse
+	(*GetSecretRequest)(nil),               // 108: bedplate.v1.GetSecretRequest
+	(*ListSecretsRequest)(nil),             // 109: bedplate.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),            // 110: bedplate.v1.ListSecretsResponse
+	(*CreateSecretRequest)(nil),            // 111: bedplate.v1.CreateSecretRequest
+	(*UpdateSecretRequest)(nil),            // 112: bedplate.v1.UpdateSecretRequest
+	(*DeleteSecretRequest)(nil),            // 113: bedplate.v1.DeleteSecretRequest
+	(*WatchSecretsRequest)(nil),            // 114: bedplate.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil),           // 115: bedplate.v1.WatchSecretsResponse
+	(*CreateTokenResponse)(nil),            // 116: bedplate.v1.CreateTokenResponse
+	(*GetPoolRequest)(nil),                 // 117: bedplate.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),               // 118: bedplate.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),              // 119: bedplate.v1.ListPoolsResponse
+	(*CreatePoolRequest)(nil),              // 120: bedplate.v1.CreatePoolRequest
+	(*UpdatePoolRequest)(nil),              // 121: bedplate.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),              // 122: bedplate.v1.DeletePoolRequest
+	(*WatchPoolsRequest)(nil),              // 123: bedplate.v1.WatchPoolsRequest
+	(*WatchPoolsResponse)(nil),             // 124: bedplate.v1.WatchPoolsResponse
+	(*GetRuleRequest)(nil),                 // 125: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),               // 126: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),              // 127: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),              // 128: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),              // 129: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),              // 130: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),              // 131: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),             // 132: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),                  // 133: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),                // 134: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),               // 135: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),               // 136: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),               // 137: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),               // 138: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),               // 139: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),              // 140: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),               // 141: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),              // 142: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),             // 143: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),             // 144: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),            // 145: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),           // 146: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),          // 147: bedplate.v1.GetServerInfoResponse
+	(*InventoryRecord)(nil),                // 148: bedplate.v1.InventoryRecord
+	(*Difference)(nil),                     // 149: bedplate.v1.Difference
+	(*TestRun)(nil),                        // 150: bedplate.v1.TestRun
+	(*durationpb.Duration)(nil),            // 151: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 152: google.protobuf.Timestamp
+	(*Machine)(nil),                        // 153: bedplate.v1.Machine
+	(ChangeType)(0),                        // 154: bedplate.v1.ChangeType
+	(*Sighting)(nil),                       // 155: bedplate.v1.Sighting
+	(*Phase)(nil),                          // 156: bedplate.v1.Phase
+	(*BMCStatus)(nil),                      // 157: bedplate.v1.BMCStatus
+	(*Sensor)(nil),                         // 158: bedplate.v1.Sensor
+	(*BMCLogEntry)(nil),                    // 159: bedplate.v1.BMCLogEntry
+	(*FirmwareComponent)(nil),              // 160: bedplate.v1.FirmwareComponent
+	(*BIOSSetting)(nil),                    // 161: bedplate.v1.BIOSSetting
+	(*BMCUser)(nil),                        // 162: bedplate.v1.BMCUser
+	(*FoundBMC)(nil),                       // 163: bedplate.v1.FoundBMC
+	(*Network)(nil),                        // 164: bedplate.v1.Network
+	(*Image)(nil),                          // 165: bedplate.v1.Image
+	(*Template)(nil),                       // 166: bedplate.v1.Template
+	(*Workflow)(nil),                       // 167: bedplate.v1.Workflow
+	(*LogLine)(nil),                        // 168: bedplate.v1.LogLine
+	(*Progress)(nil),                       // 169: bedplate.v1.Progress
+	(*Instance)(nil),                       // 170: bedplate.v1.Instance
+	(*Token)(nil),                          // 171: bedplate.v1.Token
+	(*Secret)(nil),                         // 172: bedplate.v1.Secret
+	(*Pool)(nil),                           // 173: bedplate.v1.Pool
+	(*Rule)(nil),                           // 174: bedplate.v1.Rule
+	(*Job)(nil),                            // 175: bedplate.v1.Job
+	(*Event)(nil),                          // 176: bedplate.v1.Event
+	(Role)(0),                              // 177: bedplate.v1.Role
+	(*emptypb.Empty)(nil),                  // 178: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	123, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
-	123, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
-	123, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
-	124, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
-	125, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
-	126, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
+	148, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
+	148, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
+	148, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
+	149, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
+	150, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
+	151, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
 	8,   // 6: bedplate.v1.MakeMachineMediumResponse.medium:type_name -> bedplate.v1.MachineMedium
-	127, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
-	128, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	128, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	128, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	129, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	128, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	128, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	127, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	127, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	130, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	128, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	130, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	131, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	131, // 20: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	132, // 21: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	132, // 22: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	132, // 23: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	129, // 24: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	132, // 25: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	133, // 26: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	133, // 27: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	133, // 28: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	129, // 29: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	133, // 30: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
-	42,  // 31: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	133, // 32: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	134, // 33: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	134, // 34: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	134, // 35: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	129, // 36: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	134, // 37: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	135, // 38: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	135, // 39: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	135, // 40: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	129, // 41: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	135, // 42: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	135, // 43: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	136, // 44: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
-	62,  // 45: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	137, // 46: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	138, // 47: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	138, // 48: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	138, // 49: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	129, // 50: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	138, // 51: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	139, // 52: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	139, // 53: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	139, // 54: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	129, // 55: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	139, // 56: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	140, // 57: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	140, // 58: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	140, // 59: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	129, // 60: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	140, // 61: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	139, // 62: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	141, // 63: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
-	141, // 64: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	141, // 65: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	129, // 66: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
-	141, // 67: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
-	142, // 68: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
-	142, // 69: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	142, // 70: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	129, // 71: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
-	142, // 72: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
-	143, // 73: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
-	143, // 74: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
-	143, // 75: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
-	129, // 76: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
-	143, // 77: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
-	144, // 78: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	144, // 79: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	145, // 80: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	127, // 81: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	11,  // 82: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	12,  // 83: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	14,  // 84: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	15,  // 85: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	16,  // 86: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	17,  // 87: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	19,  // 88: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	23,  // 89: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	21,  // 90: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	10,  // 91: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
-	0,   // 92: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
-	2,   // 93: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
-	4,   // 94: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
-	6,   // 95: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
-	9,   // 96: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
-	25,  // 97: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	26,  // 98: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	28,  // 99: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	29,  // 100: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	30,  // 101: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	31,  // 102: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	33,  // 103: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	34,  // 104: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	36,  // 105: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	37,  // 106: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	38,  // 107: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	39,  // 108: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	41,  // 109: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	44,  // 110: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	45,  // 111: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	47,  // 112: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	48,  // 113: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	49,  // 114: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	50,  // 115: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	52,  // 116: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	53,  // 117: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	55,  // 118: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	56,  // 119: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	57,  // 120: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	58,  // 121: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	60,  // 122: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	63,  // 123: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	64,  // 124: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	65,  // 125: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	67,  // 126: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	68,  // 127: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	70,  // 128: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	71,  // 129: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	72,  // 130: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	73,  // 131: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	66,  // 132: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
-	75,  // 133: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	76,  // 134: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	78,  // 135: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	79,  // 136: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	80,  // 137: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	81,  // 138: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	83,  // 139: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	84,  // 140: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	86,  // 141: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	87,  // 142: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	88,  // 143: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	89,  // 144: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	92,  // 145: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
-	93,  // 146: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
-	95,  // 147: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
-	96,  // 148: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
-	97,  // 149: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
-	98,  // 150: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
-	100, // 151: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
-	101, // 152: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
-	103, // 153: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
-	104, // 154: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
-	105, // 155: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
-	106, // 156: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
-	108, // 157: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
-	109, // 158: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
-	111, // 159: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
-	112, // 160: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
-	113, // 161: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
-	114, // 162: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
-	116, // 163: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
-	117, // 164: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	119, // 165: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	121, // 166: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	128, // 167: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	13,  // 168: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	128, // 169: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	128, // 170: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	146, // 171: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	18,  // 172: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	20,  // 173: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	24,  // 174: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	22,  // 175: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	128, // 176: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
-	1,   // 177: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
-	3,   // 178: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
-	5,   // 179: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
-	7,   // 180: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
-	146, // 181: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
-	132, // 182: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	27,  // 183: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	132, // 184: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	132, // 185: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	146, // 186: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	32,  // 187: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	133, // 188: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	35,  // 189: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	133, // 190: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	133, // 191: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	146, // 192: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	40,  // 193: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	43,  // 194: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	134, // 195: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	46,  // 196: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	134, // 197: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	134, // 198: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	146, // 199: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	51,  // 200: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	135, // 201: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	54,  // 202: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	135, // 203: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	135, // 204: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	146, // 205: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	59,  // 206: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	61,  // 207: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	135, // 208: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	135, // 209: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	135, // 210: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	138, // 211: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	69,  // 212: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	138, // 213: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	138, // 214: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	146, // 215: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	74,  // 216: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	138, // 217: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
-	139, // 218: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	77,  // 219: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	91,  // 220: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	139, // 221: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	146, // 222: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	82,  // 223: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	140, // 224: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	85,  // 225: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	140, // 226: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	140, // 227: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	146, // 228: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	90,  // 229: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	141, // 230: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
-	94,  // 231: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
-	141, // 232: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
-	141, // 233: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
-	146, // 234: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
-	99,  // 235: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
-	142, // 236: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
-	102, // 237: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
-	142, // 238: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
-	142, // 239: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
-	146, // 240: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
-	107, // 241: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
-	143, // 242: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
-	110, // 243: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
-	143, // 244: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
-	143, // 245: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
-	146, // 246: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
-	115, // 247: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
-	143, // 248: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
-	118, // 249: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	120, // 250: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	122, // 251: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	167, // [167:252] is the sub-list for method output_type
-	82,  // [82:167] is the sub-list for method input_type
-	82,  // [82:82] is the sub-list for extension type_name
-	82,  // [82:82] is the sub-list for extension extendee
-	0,   // [0:82] is the sub-list for field type_name
+	152, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
+	153, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	153, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	153, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	154, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	153, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	153, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	152, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	152, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	155, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	153, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	155, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	156, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	157, // 20: bedplate.v1.GetMachineBMCResponse.status:type_name -> bedplate.v1.BMCStatus
+	158, // 21: bedplate.v1.ListMachineSensorsResponse.sensors:type_name -> bedplate.v1.Sensor
+	159, // 22: bedplate.v1.ListMachineEventLogResponse.entries:type_name -> bedplate.v1.BMCLogEntry
+	160, // 23: bedplate.v1.ListMachineFirmwareResponse.components:type_name -> bedplate.v1.FirmwareComponent
+	161, // 24: bedplate.v1.ListMachineBIOSResponse.settings:type_name -> bedplate.v1.BIOSSetting
+	162, // 25: bedplate.v1.ListMachineBMCUsersResponse.users:type_name -> bedplate.v1.BMCUser
+	163, // 26: bedplate.v1.ScanBMCsResponse.found:type_name -> bedplate.v1.FoundBMC
+	40,  // 27: bedplate.v1.ScanBMCsResponse.progress:type_name -> bedplate.v1.ScanProgress
+	152, // 28: bedplate.v1.GetMachineConsoleLogResponse.time:type_name -> google.protobuf.Timestamp
+	46,  // 29: bedplate.v1.AttachMachineConsoleRequest.header:type_name -> bedplate.v1.AttachMachineConsoleHeader
+	156, // 30: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	164, // 31: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	164, // 32: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	164, // 33: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	154, // 34: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	164, // 35: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	165, // 36: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	165, // 37: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	165, // 38: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	154, // 39: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	165, // 40: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	67,  // 41: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
+	165, // 42: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	166, // 43: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	166, // 44: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	166, // 45: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	154, // 46: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	166, // 47: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	167, // 48: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	167, // 49: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	167, // 50: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	154, // 51: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	167, // 52: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	167, // 53: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	168, // 54: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	87,  // 55: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
+	169, // 56: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	170, // 57: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	170, // 58: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	170, // 59: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	154, // 60: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	170, // 61: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	171, // 62: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	171, // 63: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	171, // 64: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	154, // 65: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	171, // 66: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	172, // 67: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	172, // 68: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	172, // 69: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	154, // 70: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	172, // 71: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	171, // 72: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	173, // 73: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	173, // 74: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	173, // 75: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	154, // 76: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	173, // 77: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	174, // 78: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	174, // 79: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	174, // 80: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	154, // 81: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	174, // 82: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	175, // 83: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	175, // 84: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	175, // 85: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	154, // 86: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	175, // 87: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	176, // 88: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	176, // 89: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	177, // 90: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	152, // 91: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	11,  // 92: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	12,  // 93: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	14,  // 94: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	15,  // 95: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	16,  // 96: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	17,  // 97: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	19,  // 98: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	48,  // 99: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	21,  // 100: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	10,  // 101: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
+	0,   // 102: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
+	2,   // 103: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
+	4,   // 104: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
+	6,   // 105: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
+	9,   // 106: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
+	23,  // 107: bedplate.v1.MachineService.GetMachineBMC:input_type -> bedplate.v1.GetMachineBMCRequest
+	25,  // 108: bedplate.v1.MachineService.TrustMachineBMC:input_type -> bedplate.v1.TrustMachineBMCRequest
+	26,  // 109: bedplate.v1.MachineService.ListMachineSensors:input_type -> bedplate.v1.ListMachineSensorsRequest
+	28,  // 110: bedplate.v1.MachineService.ListMachineEventLog:input_type -> bedplate.v1.ListMachineEventLogRequest
+	30,  // 111: bedplate.v1.MachineService.ListMachineFirmware:input_type -> bedplate.v1.ListMachineFirmwareRequest
+	32,  // 112: bedplate.v1.MachineService.ListMachineBIOS:input_type -> bedplate.v1.ListMachineBIOSRequest
+	34,  // 113: bedplate.v1.MachineService.GetMachineSecureBoot:input_type -> bedplate.v1.GetMachineSecureBootRequest
+	36,  // 114: bedplate.v1.MachineService.ListMachineBMCUsers:input_type -> bedplate.v1.ListMachineBMCUsersRequest
+	38,  // 115: bedplate.v1.MachineService.ScanBMCs:input_type -> bedplate.v1.ScanBMCsRequest
+	41,  // 116: bedplate.v1.MachineService.GetMachineConsoleLog:input_type -> bedplate.v1.GetMachineConsoleLogRequest
+	43,  // 117: bedplate.v1.MachineService.WatchMachineConsole:input_type -> bedplate.v1.WatchMachineConsoleRequest
+	45,  // 118: bedplate.v1.MachineService.AttachMachineConsole:input_type -> bedplate.v1.AttachMachineConsoleRequest
+	50,  // 119: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	51,  // 120: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	53,  // 121: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	54,  // 122: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	55,  // 123: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	56,  // 124: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	58,  // 125: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	59,  // 126: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	61,  // 127: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	62,  // 128: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	63,  // 129: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	64,  // 130: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	66,  // 131: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	69,  // 132: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	70,  // 133: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	72,  // 134: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	73,  // 135: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	74,  // 136: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	75,  // 137: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	77,  // 138: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	78,  // 139: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	80,  // 140: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	81,  // 141: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	82,  // 142: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	83,  // 143: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	85,  // 144: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	88,  // 145: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	89,  // 146: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	90,  // 147: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	92,  // 148: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	93,  // 149: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	95,  // 150: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	96,  // 151: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	97,  // 152: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	98,  // 153: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	91,  // 154: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	100, // 155: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	101, // 156: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	103, // 157: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	104, // 158: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	105, // 159: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	106, // 160: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	108, // 161: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	109, // 162: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	111, // 163: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	112, // 164: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	113, // 165: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	114, // 166: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	117, // 167: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	118, // 168: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	120, // 169: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	121, // 170: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	122, // 171: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	123, // 172: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	125, // 173: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	126, // 174: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	128, // 175: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	129, // 176: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	130, // 177: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	131, // 178: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	133, // 179: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	134, // 180: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	136, // 181: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	137, // 182: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	138, // 183: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	139, // 184: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	141, // 185: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	142, // 186: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	144, // 187: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	146, // 188: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	153, // 189: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	13,  // 190: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	153, // 191: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	153, // 192: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	178, // 193: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	18,  // 194: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	20,  // 195: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	49,  // 196: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	22,  // 197: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	153, // 198: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
+	1,   // 199: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
+	3,   // 200: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
+	5,   // 201: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
+	7,   // 202: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
+	178, // 203: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
+	24,  // 204: bedplate.v1.MachineService.GetMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
+	24,  // 205: bedplate.v1.MachineService.TrustMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
+	27,  // 206: bedplate.v1.MachineService.ListMachineSensors:output_type -> bedplate.v1.ListMachineSensorsResponse
+	29,  // 207: bedplate.v1.MachineService.ListMachineEventLog:output_type -> bedplate.v1.ListMachineEventLogResponse
+	31,  // 208: bedplate.v1.MachineService.ListMachineFirmware:output_type -> bedplate.v1.ListMachineFirmwareResponse
+	33,  // 209: bedplate.v1.MachineService.ListMachineBIOS:output_type -> bedplate.v1.ListMachineBIOSResponse
+	35,  // 210: bedplate.v1.MachineService.GetMachineSecureBoot:output_type -> bedplate.v1.GetMachineSecureBootResponse
+	37,  // 211: bedplate.v1.MachineService.ListMachineBMCUsers:output_type -> bedplate.v1.ListMachineBMCUsersResponse
+	39,  // 212: bedplate.v1.MachineService.ScanBMCs:output_type -> bedplate.v1.ScanBMCsResponse
+	42,  // 213: bedplate.v1.MachineService.GetMachineConsoleLog:output_type -> bedplate.v1.GetMachineConsoleLogResponse
+	44,  // 214: bedplate.v1.MachineService.WatchMachineConsole:output_type -> bedplate.v1.WatchMachineConsoleResponse
+	47,  // 215: bedplate.v1.MachineService.AttachMachineConsole:output_type -> bedplate.v1.AttachMachineConsoleResponse
+	164, // 216: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	52,  // 217: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	164, // 218: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	164, // 219: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	178, // 220: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	57,  // 221: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	165, // 222: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	60,  // 223: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	165, // 224: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	165, // 225: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	178, // 226: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	65,  // 227: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	68,  // 228: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	166, // 229: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	71,  // 230: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	166, // 231: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	166, // 232: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	178, // 233: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	76,  // 234: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	167, // 235: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	79,  // 236: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	167, // 237: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	167, // 238: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	178, // 239: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	84,  // 240: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	86,  // 241: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	167, // 242: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	167, // 243: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	167, // 244: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	170, // 245: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	94,  // 246: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	170, // 247: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	170, // 248: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	178, // 249: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	99,  // 250: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	170, // 251: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	171, // 252: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	102, // 253: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	116, // 254: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	171, // 255: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	178, // 256: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	107, // 257: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	172, // 258: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	110, // 259: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	172, // 260: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	172, // 261: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	178, // 262: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	115, // 263: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	173, // 264: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	119, // 265: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	173, // 266: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	173, // 267: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	178, // 268: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	124, // 269: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	174, // 270: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	127, // 271: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	174, // 272: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	174, // 273: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	178, // 274: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	132, // 275: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	175, // 276: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	135, // 277: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	175, // 278: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	175, // 279: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	178, // 280: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	140, // 281: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	175, // 282: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	143, // 283: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	145, // 284: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	147, // 285: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	189, // [189:286] is the sub-list for method output_type
+	92,  // [92:189] is the sub-list for method input_type
+	92,  // [92:92] is the sub-list for extension type_name
+	92,  // [92:92] is the sub-list for extension extendee
+	0,   // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_api_proto_init() }
@@ -8232,6 +9809,7 @@ func file_bedplate_v1_api_proto_init() {
 		return
 	}
 	file_bedplate_v1_access_proto_init()
+	file_bedplate_v1_bmc_proto_init()
 	file_bedplate_v1_history_proto_init()
 	file_bedplate_v1_image_proto_init()
 	file_bedplate_v1_instance_proto_init()
@@ -8251,23 +9829,31 @@ func file_bedplate_v1_api_proto_init() {
 		(*FollowMachineResponse_Sighting)(nil),
 		(*FollowMachineResponse_Phase)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[41].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[39].OneofWrappers = []any{
+		(*ScanBMCsResponse_Found)(nil),
+		(*ScanBMCsResponse_Progress)(nil),
+	}
+	file_bedplate_v1_api_proto_msgTypes[45].OneofWrappers = []any{
+		(*AttachMachineConsoleRequest_Header)(nil),
+		(*AttachMachineConsoleRequest_Data)(nil),
+	}
+	file_bedplate_v1_api_proto_msgTypes[66].OneofWrappers = []any{
 		(*UploadImageRequest_Header)(nil),
 		(*UploadImageRequest_Data)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[61].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[86].OneofWrappers = []any{
 		(*FollowWorkflowResponse_Workflow)(nil),
 		(*FollowWorkflowResponse_Log)(nil),
 		(*FollowWorkflowResponse_Progress)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[66].OneofWrappers = []any{}
+	file_bedplate_v1_api_proto_msgTypes[91].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   123,
+			NumMessages:   148,
 			NumExtensions: 0,
 			NumServices:   13,
 		},

@@ -35,6 +35,18 @@ const (
 	MachineService_ListMachineTests_FullMethodName       = "/bedplate.v1.MachineService/ListMachineTests"
 	MachineService_MakeMachineMedium_FullMethodName      = "/bedplate.v1.MachineService/MakeMachineMedium"
 	MachineService_RevokeMachineMedia_FullMethodName     = "/bedplate.v1.MachineService/RevokeMachineMedia"
+	MachineService_GetMachineBMC_FullMethodName          = "/bedplate.v1.MachineService/GetMachineBMC"
+	MachineService_TrustMachineBMC_FullMethodName        = "/bedplate.v1.MachineService/TrustMachineBMC"
+	MachineService_ListMachineSensors_FullMethodName     = "/bedplate.v1.MachineService/ListMachineSensors"
+	MachineService_ListMachineEventLog_FullMethodName    = "/bedplate.v1.MachineService/ListMachineEventLog"
+	MachineService_ListMachineFirmware_FullMethodName    = "/bedplate.v1.MachineService/ListMachineFirmware"
+	MachineService_ListMachineBIOS_FullMethodName        = "/bedplate.v1.MachineService/ListMachineBIOS"
+	MachineService_GetMachineSecureBoot_FullMethodName   = "/bedplate.v1.MachineService/GetMachineSecureBoot"
+	MachineService_ListMachineBMCUsers_FullMethodName    = "/bedplate.v1.MachineService/ListMachineBMCUsers"
+	MachineService_ScanBMCs_FullMethodName               = "/bedplate.v1.MachineService/ScanBMCs"
+	MachineService_GetMachineConsoleLog_FullMethodName   = "/bedplate.v1.MachineService/GetMachineConsoleLog"
+	MachineService_WatchMachineConsole_FullMethodName    = "/bedplate.v1.MachineService/WatchMachineConsole"
+	MachineService_AttachMachineConsole_FullMethodName   = "/bedplate.v1.MachineService/AttachMachineConsole"
 )
 
 // MachineServiceClient is the client API for MachineService service.
@@ -73,6 +85,30 @@ type MachineServiceClient interface {
 	MakeMachineMedium(ctx context.Context, in *MakeMachineMediumRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[MakeMachineMediumResponse], error)
 	// RevokeMachineMedia makes every boot medium of a machine useless, the one that its BMC has inserted too.
 	RevokeMachineMedia(ctx context.Context, in *RevokeMachineMediaRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// GetMachineBMC asks a machine's BMC how it is: power, boot override, media, the BMC itself.
+	GetMachineBMC(ctx context.Context, in *GetMachineBMCRequest, opts ...grpc.CallOption) (*GetMachineBMCResponse, error)
+	// TrustMachineBMC pins the certificate that a machine's BMC shows now, in place of the one that was pinned before.
+	TrustMachineBMC(ctx context.Context, in *TrustMachineBMCRequest, opts ...grpc.CallOption) (*GetMachineBMCResponse, error)
+	// ListMachineSensors reads the sensors of a machine's BMC.
+	ListMachineSensors(ctx context.Context, in *ListMachineSensorsRequest, opts ...grpc.CallOption) (*ListMachineSensorsResponse, error)
+	// ListMachineEventLog reads the event log of a machine's BMC, oldest entry first.
+	ListMachineEventLog(ctx context.Context, in *ListMachineEventLogRequest, opts ...grpc.CallOption) (*ListMachineEventLogResponse, error)
+	// ListMachineFirmware reads what firmware a machine has.
+	ListMachineFirmware(ctx context.Context, in *ListMachineFirmwareRequest, opts ...grpc.CallOption) (*ListMachineFirmwareResponse, error)
+	// ListMachineBIOS reads the settings of a machine's firmware.
+	ListMachineBIOS(ctx context.Context, in *ListMachineBIOSRequest, opts ...grpc.CallOption) (*ListMachineBIOSResponse, error)
+	// GetMachineSecureBoot reads whether a machine checks what it boots.
+	GetMachineSecureBoot(ctx context.Context, in *GetMachineSecureBootRequest, opts ...grpc.CallOption) (*GetMachineSecureBootResponse, error)
+	// ListMachineBMCUsers reads the accounts of a machine's BMC.
+	ListMachineBMCUsers(ctx context.Context, in *ListMachineBMCUsersRequest, opts ...grpc.CallOption) (*ListMachineBMCUsersResponse, error)
+	// ScanBMCs looks for BMCs in address ranges, and makes machines of those that no machine has if asked to.
+	ScanBMCs(ctx context.Context, in *ScanBMCsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScanBMCsResponse], error)
+	// GetMachineConsoleLog returns the end of what a machine's serial console has said, as far as it is recorded.
+	GetMachineConsoleLog(ctx context.Context, in *GetMachineConsoleLogRequest, opts ...grpc.CallOption) (*GetMachineConsoleLogResponse, error)
+	// WatchMachineConsole streams a machine's serial console, without the possibility to type.
+	WatchMachineConsole(ctx context.Context, in *WatchMachineConsoleRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMachineConsoleResponse], error)
+	// AttachMachineConsole connects a terminal to a machine's serial console. The first message names the machine.
+	AttachMachineConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachMachineConsoleRequest, AttachMachineConsoleResponse], error)
 }
 
 type machineServiceClient struct {
@@ -260,6 +296,147 @@ func (c *machineServiceClient) RevokeMachineMedia(ctx context.Context, in *Revok
 	return out, nil
 }
 
+func (c *machineServiceClient) GetMachineBMC(ctx context.Context, in *GetMachineBMCRequest, opts ...grpc.CallOption) (*GetMachineBMCResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMachineBMCResponse)
+	err := c.cc.Invoke(ctx, MachineService_GetMachineBMC_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) TrustMachineBMC(ctx context.Context, in *TrustMachineBMCRequest, opts ...grpc.CallOption) (*GetMachineBMCResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMachineBMCResponse)
+	err := c.cc.Invoke(ctx, MachineService_TrustMachineBMC_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ListMachineSensors(ctx context.Context, in *ListMachineSensorsRequest, opts ...grpc.CallOption) (*ListMachineSensorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineSensorsResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineSensors_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ListMachineEventLog(ctx context.Context, in *ListMachineEventLogRequest, opts ...grpc.CallOption) (*ListMachineEventLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineEventLogResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineEventLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ListMachineFirmware(ctx context.Context, in *ListMachineFirmwareRequest, opts ...grpc.CallOption) (*ListMachineFirmwareResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineFirmwareResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineFirmware_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ListMachineBIOS(ctx context.Context, in *ListMachineBIOSRequest, opts ...grpc.CallOption) (*ListMachineBIOSResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineBIOSResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineBIOS_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) GetMachineSecureBoot(ctx context.Context, in *GetMachineSecureBootRequest, opts ...grpc.CallOption) (*GetMachineSecureBootResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMachineSecureBootResponse)
+	err := c.cc.Invoke(ctx, MachineService_GetMachineSecureBoot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ListMachineBMCUsers(ctx context.Context, in *ListMachineBMCUsersRequest, opts ...grpc.CallOption) (*ListMachineBMCUsersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMachineBMCUsersResponse)
+	err := c.cc.Invoke(ctx, MachineService_ListMachineBMCUsers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) ScanBMCs(ctx context.Context, in *ScanBMCsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScanBMCsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MachineService_ServiceDesc.Streams[3], MachineService_ScanBMCs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ScanBMCsRequest, ScanBMCsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_ScanBMCsClient = grpc.ServerStreamingClient[ScanBMCsResponse]
+
+func (c *machineServiceClient) GetMachineConsoleLog(ctx context.Context, in *GetMachineConsoleLogRequest, opts ...grpc.CallOption) (*GetMachineConsoleLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMachineConsoleLogResponse)
+	err := c.cc.Invoke(ctx, MachineService_GetMachineConsoleLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *machineServiceClient) WatchMachineConsole(ctx context.Context, in *WatchMachineConsoleRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMachineConsoleResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MachineService_ServiceDesc.Streams[4], MachineService_WatchMachineConsole_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchMachineConsoleRequest, WatchMachineConsoleResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_WatchMachineConsoleClient = grpc.ServerStreamingClient[WatchMachineConsoleResponse]
+
+func (c *machineServiceClient) AttachMachineConsole(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachMachineConsoleRequest, AttachMachineConsoleResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MachineService_ServiceDesc.Streams[5], MachineService_AttachMachineConsole_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AttachMachineConsoleRequest, AttachMachineConsoleResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_AttachMachineConsoleClient = grpc.BidiStreamingClient[AttachMachineConsoleRequest, AttachMachineConsoleResponse]
+
 // MachineServiceServer is the server API for MachineService service.
 // All implementations must embed UnimplementedMachineServiceServer
 // for forward compatibility.
@@ -296,6 +473,30 @@ type MachineServiceServer interface {
 	MakeMachineMedium(*MakeMachineMediumRequest, grpc.ServerStreamingServer[MakeMachineMediumResponse]) error
 	// RevokeMachineMedia makes every boot medium of a machine useless, the one that its BMC has inserted too.
 	RevokeMachineMedia(context.Context, *RevokeMachineMediaRequest) (*emptypb.Empty, error)
+	// GetMachineBMC asks a machine's BMC how it is: power, boot override, media, the BMC itself.
+	GetMachineBMC(context.Context, *GetMachineBMCRequest) (*GetMachineBMCResponse, error)
+	// TrustMachineBMC pins the certificate that a machine's BMC shows now, in place of the one that was pinned before.
+	TrustMachineBMC(context.Context, *TrustMachineBMCRequest) (*GetMachineBMCResponse, error)
+	// ListMachineSensors reads the sensors of a machine's BMC.
+	ListMachineSensors(context.Context, *ListMachineSensorsRequest) (*ListMachineSensorsResponse, error)
+	// ListMachineEventLog reads the event log of a machine's BMC, oldest entry first.
+	ListMachineEventLog(context.Context, *ListMachineEventLogRequest) (*ListMachineEventLogResponse, error)
+	// ListMachineFirmware reads what firmware a machine has.
+	ListMachineFirmware(context.Context, *ListMachineFirmwareRequest) (*ListMachineFirmwareResponse, error)
+	// ListMachineBIOS reads the settings of a machine's firmware.
+	ListMachineBIOS(context.Context, *ListMachineBIOSRequest) (*ListMachineBIOSResponse, error)
+	// GetMachineSecureBoot reads whether a machine checks what it boots.
+	GetMachineSecureBoot(context.Context, *GetMachineSecureBootRequest) (*GetMachineSecureBootResponse, error)
+	// ListMachineBMCUsers reads the accounts of a machine's BMC.
+	ListMachineBMCUsers(context.Context, *ListMachineBMCUsersRequest) (*ListMachineBMCUsersResponse, error)
+	// ScanBMCs looks for BMCs in address ranges, and makes machines of those that no machine has if asked to.
+	ScanBMCs(*ScanBMCsRequest, grpc.ServerStreamingServer[ScanBMCsResponse]) error
+	// GetMachineConsoleLog returns the end of what a machine's serial console has said, as far as it is recorded.
+	GetMachineConsoleLog(context.Context, *GetMachineConsoleLogRequest) (*GetMachineConsoleLogResponse, error)
+	// WatchMachineConsole streams a machine's serial console, without the possibility to type.
+	WatchMachineConsole(*WatchMachineConsoleRequest, grpc.ServerStreamingServer[WatchMachineConsoleResponse]) error
+	// AttachMachineConsole connects a terminal to a machine's serial console. The first message names the machine.
+	AttachMachineConsole(grpc.BidiStreamingServer[AttachMachineConsoleRequest, AttachMachineConsoleResponse]) error
 	mustEmbedUnimplementedMachineServiceServer()
 }
 
@@ -350,6 +551,42 @@ func (UnimplementedMachineServiceServer) MakeMachineMedium(*MakeMachineMediumReq
 }
 func (UnimplementedMachineServiceServer) RevokeMachineMedia(context.Context, *RevokeMachineMediaRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeMachineMedia not implemented")
+}
+func (UnimplementedMachineServiceServer) GetMachineBMC(context.Context, *GetMachineBMCRequest) (*GetMachineBMCResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMachineBMC not implemented")
+}
+func (UnimplementedMachineServiceServer) TrustMachineBMC(context.Context, *TrustMachineBMCRequest) (*GetMachineBMCResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TrustMachineBMC not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineSensors(context.Context, *ListMachineSensorsRequest) (*ListMachineSensorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineSensors not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineEventLog(context.Context, *ListMachineEventLogRequest) (*ListMachineEventLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineEventLog not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineFirmware(context.Context, *ListMachineFirmwareRequest) (*ListMachineFirmwareResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineFirmware not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineBIOS(context.Context, *ListMachineBIOSRequest) (*ListMachineBIOSResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineBIOS not implemented")
+}
+func (UnimplementedMachineServiceServer) GetMachineSecureBoot(context.Context, *GetMachineSecureBootRequest) (*GetMachineSecureBootResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMachineSecureBoot not implemented")
+}
+func (UnimplementedMachineServiceServer) ListMachineBMCUsers(context.Context, *ListMachineBMCUsersRequest) (*ListMachineBMCUsersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMachineBMCUsers not implemented")
+}
+func (UnimplementedMachineServiceServer) ScanBMCs(*ScanBMCsRequest, grpc.ServerStreamingServer[ScanBMCsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ScanBMCs not implemented")
+}
+func (UnimplementedMachineServiceServer) GetMachineConsoleLog(context.Context, *GetMachineConsoleLogRequest) (*GetMachineConsoleLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMachineConsoleLog not implemented")
+}
+func (UnimplementedMachineServiceServer) WatchMachineConsole(*WatchMachineConsoleRequest, grpc.ServerStreamingServer[WatchMachineConsoleResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchMachineConsole not implemented")
+}
+func (UnimplementedMachineServiceServer) AttachMachineConsole(grpc.BidiStreamingServer[AttachMachineConsoleRequest, AttachMachineConsoleResponse]) error {
+	return status.Error(codes.Unimplemented, "method AttachMachineConsole not implemented")
 }
 func (UnimplementedMachineServiceServer) mustEmbedUnimplementedMachineServiceServer() {}
 func (UnimplementedMachineServiceServer) testEmbeddedByValue()                        {}
@@ -621,6 +858,197 @@ func _MachineService_RevokeMachineMedia_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _MachineService_GetMachineBMC_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMachineBMCRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).GetMachineBMC(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_GetMachineBMC_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).GetMachineBMC(ctx, req.(*GetMachineBMCRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_TrustMachineBMC_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TrustMachineBMCRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).TrustMachineBMC(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_TrustMachineBMC_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).TrustMachineBMC(ctx, req.(*TrustMachineBMCRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ListMachineSensors_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineSensorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineSensors(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineSensors_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineSensors(ctx, req.(*ListMachineSensorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ListMachineEventLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineEventLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineEventLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineEventLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineEventLog(ctx, req.(*ListMachineEventLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ListMachineFirmware_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineFirmwareRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineFirmware(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineFirmware_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineFirmware(ctx, req.(*ListMachineFirmwareRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ListMachineBIOS_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineBIOSRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineBIOS(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineBIOS_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineBIOS(ctx, req.(*ListMachineBIOSRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_GetMachineSecureBoot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMachineSecureBootRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).GetMachineSecureBoot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_GetMachineSecureBoot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).GetMachineSecureBoot(ctx, req.(*GetMachineSecureBootRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ListMachineBMCUsers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMachineBMCUsersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).ListMachineBMCUsers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_ListMachineBMCUsers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).ListMachineBMCUsers(ctx, req.(*ListMachineBMCUsersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_ScanBMCs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ScanBMCsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MachineServiceServer).ScanBMCs(m, &grpc.GenericServerStream[ScanBMCsRequest, ScanBMCsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_ScanBMCsServer = grpc.ServerStreamingServer[ScanBMCsResponse]
+
+func _MachineService_GetMachineConsoleLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMachineConsoleLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MachineServiceServer).GetMachineConsoleLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MachineService_GetMachineConsoleLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MachineServiceServer).GetMachineConsoleLog(ctx, req.(*GetMachineConsoleLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MachineService_WatchMachineConsole_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchMachineConsoleRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MachineServiceServer).WatchMachineConsole(m, &grpc.GenericServerStream[WatchMachineConsoleRequest, WatchMachineConsoleResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_WatchMachineConsoleServer = grpc.ServerStreamingServer[WatchMachineConsoleResponse]
+
+func _MachineService_AttachMachineConsole_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MachineServiceServer).AttachMachineConsole(&grpc.GenericServerStream[AttachMachineConsoleRequest, AttachMachineConsoleResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MachineService_AttachMachineConsoleServer = grpc.BidiStreamingServer[AttachMachineConsoleRequest, AttachMachineConsoleResponse]
+
 // MachineService_ServiceDesc is the grpc.ServiceDesc for MachineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -676,6 +1104,42 @@ var MachineService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "RevokeMachineMedia",
 			Handler:    _MachineService_RevokeMachineMedia_Handler,
 		},
+		{
+			MethodName: "GetMachineBMC",
+			Handler:    _MachineService_GetMachineBMC_Handler,
+		},
+		{
+			MethodName: "TrustMachineBMC",
+			Handler:    _MachineService_TrustMachineBMC_Handler,
+		},
+		{
+			MethodName: "ListMachineSensors",
+			Handler:    _MachineService_ListMachineSensors_Handler,
+		},
+		{
+			MethodName: "ListMachineEventLog",
+			Handler:    _MachineService_ListMachineEventLog_Handler,
+		},
+		{
+			MethodName: "ListMachineFirmware",
+			Handler:    _MachineService_ListMachineFirmware_Handler,
+		},
+		{
+			MethodName: "ListMachineBIOS",
+			Handler:    _MachineService_ListMachineBIOS_Handler,
+		},
+		{
+			MethodName: "GetMachineSecureBoot",
+			Handler:    _MachineService_GetMachineSecureBoot_Handler,
+		},
+		{
+			MethodName: "ListMachineBMCUsers",
+			Handler:    _MachineService_ListMachineBMCUsers_Handler,
+		},
+		{
+			MethodName: "GetMachineConsoleLog",
+			Handler:    _MachineService_GetMachineConsoleLog_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -692,6 +1156,22 @@ var MachineService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "MakeMachineMedium",
 			Handler:       _MachineService_MakeMachineMedium_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "ScanBMCs",
+			Handler:       _MachineService_ScanBMCs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchMachineConsole",
+			Handler:       _MachineService_WatchMachineConsole_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "AttachMachineConsole",
+			Handler:       _MachineService_AttachMachineConsole_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "bedplate/v1/api.proto",

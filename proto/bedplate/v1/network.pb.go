@@ -230,9 +230,15 @@ type NetworkSpec struct {
 	// The address machines on this network reach the server by. Empty: the interface's own.
 	ServerAddress string `protobuf:"bytes,14,opt,name=server_address,json=serverAddress,proto3" json:"server_address,omitempty"`
 	// Do not probe a pool address by ICMP before it is offered.
-	DisableProbe  bool `protobuf:"varint,15,opt,name=disable_probe,json=disableProbe,proto3" json:"disable_probe,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DisableProbe bool `protobuf:"varint,15,opt,name=disable_probe,json=disableProbe,proto3" json:"disable_probe,omitempty"`
+	// It is a network of BMCs: each unknown client that gets an address becomes a Machine known by
+	// its BMC, and nothing on it is given anything to boot.
+	Bmc bool `protobuf:"varint,16,opt,name=bmc,proto3" json:"bmc,omitempty"`
+	// Login of those machines' BMCs. The Secret has the password, or a list of passwords by MAC address.
+	BmcUsername       string `protobuf:"bytes,17,opt,name=bmc_username,json=bmcUsername,proto3" json:"bmc_username,omitempty"`
+	BmcPasswordSecret string `protobuf:"bytes,18,opt,name=bmc_password_secret,json=bmcPasswordSecret,proto3" json:"bmc_password_secret,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *NetworkSpec) Reset() {
@@ -368,6 +374,27 @@ func (x *NetworkSpec) GetDisableProbe() bool {
 		return x.DisableProbe
 	}
 	return false
+}
+
+func (x *NetworkSpec) GetBmc() bool {
+	if x != nil {
+		return x.Bmc
+	}
+	return false
+}
+
+func (x *NetworkSpec) GetBmcUsername() string {
+	if x != nil {
+		return x.BmcUsername
+	}
+	return ""
+}
+
+func (x *NetworkSpec) GetBmcPasswordSecret() string {
+	if x != nil {
+		return x.BmcPasswordSecret
+	}
+	return ""
 }
 
 // AddressRange is a range of IPv4 addresses, both ends included.
@@ -539,7 +566,7 @@ const file_bedplate_v1_network_proto_rawDesc = "" +
 	"\aNetwork\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12,\n" +
 	"\x04spec\x18\x02 \x01(\v2\x18.bedplate.v1.NetworkSpecR\x04spec\x122\n" +
-	"\x06status\x18\x03 \x01(\v2\x1a.bedplate.v1.NetworkStatusR\x06status\"\xac\x05\n" +
+	"\x06status\x18\x03 \x01(\v2\x1a.bedplate.v1.NetworkStatusR\x06status\"\xa5\x06\n" +
 	"\vNetworkSpec\x12\x1d\n" +
 	"\x04cidr\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\t\x18\x12R\x04cidr\x122\n" +
 	"\tdhcp_mode\x18\x02 \x01(\x0e2\x15.bedplate.v1.DHCPModeR\bdhcpMode\x12(\n" +
@@ -560,7 +587,10 @@ const file_bedplate_v1_network_proto_rawDesc = "" +
 	"lease_time\x18\f \x01(\tB\a\xbaH\x04r\x02\x18 R\tleaseTime\x12G\n" +
 	"\x10unknown_machines\x18\r \x01(\x0e2\x1c.bedplate.v1.UnknownMachinesR\x0funknownMachines\x12%\n" +
 	"\x0eserver_address\x18\x0e \x01(\tR\rserverAddress\x12#\n" +
-	"\rdisable_probe\x18\x0f \x01(\bR\fdisableProbe\"L\n" +
+	"\rdisable_probe\x18\x0f \x01(\bR\fdisableProbe\x12\x10\n" +
+	"\x03bmc\x18\x10 \x01(\bR\x03bmc\x12+\n" +
+	"\fbmc_username\x18\x11 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\vbmcUsername\x128\n" +
+	"\x13bmc_password_secret\x18\x12 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x11bmcPasswordSecret\"L\n" +
 	"\fAddressRange\x12\x1f\n" +
 	"\x05start\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\a\x18\x0fR\x05start\x12\x1b\n" +
 	"\x03end\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\a\x18\x0fR\x03end\"I\n" +
