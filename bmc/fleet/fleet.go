@@ -273,6 +273,23 @@ func (f *Fleet) Machine(name string) (*pb.Machine, error) {
 	return nil, fmt.Errorf("machine/%s %w", name, ErrNoBMC)
 }
 
+// Owner returns the machine whose BMC has the address, or the MAC address in
+// its annotation; empty if there is none.
+func (f *Fleet) Owner(address, mac string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	found := ""
+	for name, m := range f.members {
+		if mac != "" && m.machine.GetMetadata().GetAnnotations()[AnnotationBMCMAC] == mac {
+			return name // an address may be another's by now
+		}
+		if m.machine.GetSpec().GetBmc().GetAddress() == address {
+			found = name
+		}
+	}
+	return found
+}
+
 // Machines returns the names of all machines that have a BMC.
 func (f *Fleet) Machines() []string {
 	f.mu.Lock()

@@ -20,6 +20,9 @@ import (
 // is in memory: explain and the metrics have it.
 const contactEvery = time.Hour
 
+// noteTimeout bounds the writing of what a call has shown.
+const noteTimeout = 10 * time.Second
+
 // Record brings machine.status.bmc up to date. Nothing is written where change
 // changes nothing.
 func (f *Fleet) Record(ctx context.Context, name string, change func(*pb.BMCStatus)) error {
@@ -99,7 +102,10 @@ func (f *Fleet) note(ctx context.Context, name, protocol string, answered bool, 
 	if !worthWriting(status, circuit, pin, protocol, at) {
 		return
 	}
-	err = f.Record(ctx, name, func(s *pb.BMCStatus) {
+	// The call's own time may be up: that is what has to be recorded.
+	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
+	err = f.Record(write, name, func(s *pb.BMCStatus) {
 		if pin != "" {
 			s.CertificateDigest = string(pin)
 		}
@@ -111,7 +117,7 @@ func (f *Fleet) note(ctx context.Context, name, protocol string, answered bool, 
 		}
 		setCircuit(s, circuit)
 	})
-	if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotFound) {
+	if err != nil && !errors.Is(err, store.ErrClosed) && !errors.Is(err, store.ErrNotFound) {
 		f.cfg.Logger.Warn("recording the state of a BMC", "machine", name, "err", err)
 	}
 }
