@@ -32,6 +32,11 @@ func newNetworkAPI(s *Server) *networkAPI {
 // checkNetwork refuses a subnet that overlaps another network's.
 func (a *networkAPI) checkNetwork(ctx context.Context, c *change[*pb.Network]) error {
 	db := a.s.cfg.DB
+	if name := c.after.GetSpec().GetBmcPasswordSecret(); name != "" {
+		if err := exists[*pb.Secret](ctx, db, "spec.bmc_password_secret", name); err != nil {
+			return err
+		}
+	}
 	kv, err := db.Store.Get(ctx, networksKey)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("reading %s: %w", networksKey, err)

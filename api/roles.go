@@ -28,6 +28,20 @@ func roles() map[string]pb.Role {
 		pb.MachineService_DiffMachineInventories_FullMethodName: viewer,
 		pb.MachineService_ListMachineTests_FullMethodName:       viewer,
 
+		pb.MachineService_GetMachineBMC_FullMethodName:        viewer,
+		pb.MachineService_TrustMachineBMC_FullMethodName:      operator,
+		pb.MachineService_ListMachineSensors_FullMethodName:   viewer,
+		pb.MachineService_ListMachineEventLog_FullMethodName:  viewer,
+		pb.MachineService_ListMachineFirmware_FullMethodName:  viewer,
+		pb.MachineService_ListMachineBIOS_FullMethodName:      viewer,
+		pb.MachineService_GetMachineSecureBoot_FullMethodName: viewer,
+		pb.MachineService_ListMachineBMCUsers_FullMethodName:  viewer,
+		pb.MachineService_ScanBMCs_FullMethodName:             operator,
+		// Who types on a console is root, as a rule.
+		pb.MachineService_GetMachineConsoleLog_FullMethodName: viewer,
+		pb.MachineService_WatchMachineConsole_FullMethodName:  viewer,
+		pb.MachineService_AttachMachineConsole_FullMethodName: operator,
+
 		pb.NetworkService_GetNetwork_FullMethodName:    viewer,
 		pb.NetworkService_ListNetworks_FullMethodName:  viewer,
 		pb.NetworkService_CreateNetwork_FullMethodName: operator,

@@ -66,6 +66,8 @@ type Config struct {
 	Instances InstanceChecker
 	Rules     RuleChecker
 	History   MachineHistory
+	BMCs      BMCs
+	Consoles  Consoles
 
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil: none.

@@ -138,6 +138,8 @@ type machineViews struct {
 	lifecycle *lifecycle.Controller
 	fleet     *fleet.Fleet
 	timeline  *timeline.Recorder
+	// console adds what the machine's console has said, where that may help.
+	console func(name string, r *pb.ExplainMachineResponse)
 }
 
 // Explain implements api.MachineViews.
@@ -153,6 +155,7 @@ func (v machineViews) Explain(ctx context.Context, name string) (*pb.ExplainMach
 		r.Sightings = append(r.Sightings, b.Sighting)
 		slices.SortStableFunc(r.Sightings, func(x, y *pb.Sighting) int { return y.Time.AsTime().Compare(x.Time.AsTime()) })
 	}
+	v.console(name, r)
 	return r, nil
 }
 

@@ -2,9 +2,15 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/bedplate/bedplate/bmc"
 	"github.com/bedplate/bedplate/bmc/dial"
@@ -20,6 +26,10 @@ import (
 // firmwareTimeout bounds the fetching of one firmware image.
 const firmwareTimeout = 30 * time.Minute
 
+// maxConsoles bounds the serial consoles that are open, as those that are
+// recorded are all the time.
+const maxConsoles = 4096
+
 // buildBMC builds what talks to machines' BMCs.
 func (e *Engine) buildBMC(ctx context.Context) (err error) {
 	note := func(kind, name, reason, message string, warning bool) store.Op {
@@ -31,6 +41,7 @@ func (e *Engine) buildBMC(ctx context.Context) (err error) {
 	}, func(pinned func(bmc.Target, bmc.Pin)) (*bmc.Pool, error) {
 		return bmc.NewPool(bmc.Config{
 			Dial: e.dialBMC, Now: e.cfg.Now, Rand: rand.Float64, Pinned: pinned, Logger: e.log, Registerer: e.registry,
+			MaxConsoles: maxConsoles,
 		})
 	})
 	if err != nil {
@@ -41,7 +52,10 @@ func (e *Engine) buildBMC(ctx context.Context) (err error) {
 		PowerBudget: e.cfg.BMC.PowerBudget, PowerInterval: e.cfg.BMC.PowerInterval,
 		HTTP: &http.Client{Timeout: firmwareTimeout}, Now: e.cfg.Now, Logger: e.log, Registry: e.registry,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return e.buildConsoles()
 }
 
 // dialBMC opens a session with a BMC.
@@ -74,3 +88,51 @@ func (e *Engine) booted(name machine.Name, since time.Time) bool {
 	}
 	return false
 }
+
+// bmcViews answers what is asked about machines' BMCs.
+type bmcViews struct {
+	*fleet.Fleet
+	e *Engine
+}
+
+// Answer implements api.BMCs.
+func (v bmcViews) Answer(ctx context.Context, name string, answer proto.Message) error {
+	return bmcError(v.Fleet.Answer(ctx, name, answer))
+}
+
+// bmcError gives the kinds of a BMC's errors the codes that clients know.
+func bmcError(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, known := range []struct {
+		is   error
+		code codes.Code
+	}{
+		{bmc.ErrUnsupported, codes.Unimplemented}, {bmc.ErrNotFound, codes.NotFound}, {bmc.ErrPermission, codes.FailedPrecondition},
+		{bmc.ErrAuth, codes.FailedPrecondition}, {bmc.ErrCertificate, codes.FailedPrecondition},
+		{bmc.ErrCircuitOpen, codes.Unavailable}, {bmc.ErrUnreachable, codes.Unavailable}, {bmc.ErrBusy, codes.Unavailable}, {bmc.ErrClosed, codes.Unavailable},
+	} {
+		if errors.Is(err, known.is) {
+			return status.Error(known.code, err.Error())
+		}
+	}
+	return err
+}
+
+// explainConsole adds to an explanation what the machine's console has said
+// last, while it is waited for or has failed.
+func (e *Engine) explainConsole(name string, r *pb.ExplainMachineResponse) {
+	if r.GetWaitingFor() == "" && r.GetMachine().GetStatus().GetState() != pb.MachineState_FAILED {
+		return
+	}
+	if tail := e.consoles.Tail(name, tailLines, e.cfg.Now().Add(-tailAge)); len(tail) > 0 {
+		r.Advice = append(r.Advice, "its console said last: "+strings.Join(tail, " / "))
+	}
+}
+
+const (
+	// tailLines of a console are shown where a boot failed, if it said something within tailAge.
+	tailLines = 5
+	tailAge   = 30 * time.Minute
+)

@@ -19,6 +19,7 @@ const (
 	DefaultHTTPPort  = 8080
 	DefaultAPIPort   = 8443
 	DefaultAgentPort = 8444
+	DefaultSSHPort   = 8022
 )
 
 // Config is all that a server can be told. Only DataDir is required.
@@ -61,6 +62,11 @@ type BMCConfig struct {
 	// PowerInterval. 0: the defaults of package job.
 	PowerBudget   int
 	PowerInterval time.Duration
+	// RecordConsoles is how many MiB are kept of each machine's serial console,
+	// which is recorded all the time. 0: consoles are recorded while somebody watches.
+	RecordConsoles int
+	// SSHPort is the TCP port of the consoles' SSH front end. 0: none.
+	SSHPort uint16
 	// Dial opens sessions, in tests. Nil: by the protocol.
 	Dial func(ctx context.Context, t bmc.Target) (bmc.Driver, error)
 }
@@ -81,17 +87,27 @@ func (c Config) Validate() error {
 	for _, p := range []struct {
 		name string
 		port uint16
-	}{{"http", c.httpPort()}, {"api", c.apiPort()}, {"agent", c.agentPort()}} {
+	}{{"http", c.httpPort()}, {"api", c.apiPort()}, {"agent", c.agentPort()}, {"ssh", c.sshPort()}} {
+		if p.port == 0 {
+			continue
+		}
 		if other, taken := ports[p.port]; taken {
 			errs = append(errs, fmt.Errorf("the %s and %s ports are both %d", other, p.name, p.port))
 		}
 		ports[p.port] = p.name
 	}
+	if n := c.BMC.RecordConsoles; n < 0 || n > maxRecord {
+		errs = append(errs, fmt.Errorf("recordings of consoles have 0 to %d MiB each, not %d", maxRecord, n))
+	}
 	return errors.Join(errs...)
 }
 
+// maxRecord bounds Config.BMC.RecordConsoles: with a thousand machines it is a terabyte.
+const maxRecord = 1024
+
 func (c Config) httpPort() uint16  { return orDefault(c.HTTPPort, DefaultHTTPPort) }
 func (c Config) apiPort() uint16   { return orDefault(c.APIPort, DefaultAPIPort) }
+func (c Config) sshPort() uint16   { return c.BMC.SSHPort }
 func (c Config) agentPort() uint16 { return orDefault(c.AgentPort, DefaultAgentPort) }
 
 func orDefault(port, otherwise uint16) uint16 {

@@ -21,9 +21,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bedplate/bedplate/api"
+	"github.com/bedplate/bedplate/bmc/console"
+	"github.com/bedplate/bedplate/bmc/console/sshd"
 	"github.com/bedplate/bedplate/bmc/fleet"
 	"github.com/bedplate/bedplate/bmc/job"
 	"github.com/bedplate/bedplate/dhcp"
+	"github.com/bedplate/bedplate/dhcp/lease"
 	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/event"
 	"github.com/bedplate/bedplate/images"
@@ -86,6 +89,9 @@ type Engine struct {
 	history   *history.History
 	fleet     *fleet.Fleet
 	jobs      *job.Controller
+	consoles  *console.Hub
+	ssh       *sshd.Server
+	bmcLeases chan lease.Lease
 
 	http     *http.Server
 	listener net.Listener
@@ -102,12 +108,12 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the server: %w", err)
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), evaluator: &expression.RuleEvaluator{}, waiting: map[string]bool{}, moved: map[machine.Name]bool{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), evaluator: &expression.RuleEvaluator{}, waiting: map[string]bool{}, moved: map[machine.Name]bool{}, bmcLeases: make(chan lease.Lease, bmcLeaseBuffer)}
 	e.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := e.openState(); err != nil {
 		return nil, err
 	}
-	for _, build := range []func(context.Context) error{e.buildBoot, e.buildMedia, e.buildBMC, e.buildWorkflows, e.buildAPI, e.seed} {
+	for _, build := range []func(context.Context) error{e.buildBoot, e.buildMedia, e.buildBMC, e.buildWorkflows, e.buildAPI, e.buildSSH, e.seed} {
 		if err := build(ctx); err != nil {
 			return nil, errors.Join(err, e.Close())
 		}
@@ -269,7 +275,7 @@ func (e *Engine) Listen() error {
 	if e.listener, err = net.Listen("tcp", e.cfg.bind(e.cfg.httpPort())); err != nil {
 		return fmt.Errorf("listening for HTTP: %w (another server on port %d? use --http-port)", err, e.cfg.httpPort())
 	}
-	for _, listen := range []func() error{e.api.Listen, e.agents.Listen, e.tftp.Listen, e.listenDHCP} {
+	for _, listen := range []func() error{e.api.Listen, e.agents.Listen, e.tftp.Listen, e.listenDHCP, e.listenSSH} {
 		if err := listen(); err != nil {
 			return err
 		}
@@ -282,11 +288,11 @@ func (e *Engine) Listen() error {
 func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// What is fed from the store comes first: nothing is answered from an empty index.
-	for _, feed := range []func(context.Context) error{e.feedMachines, e.feedImages, e.feedInstances, e.feedNetworks} {
+	for _, feed := range []func(context.Context) error{e.feedMachines, e.feedImages, e.feedInstances, e.feedNetworks, e.feedConsoles} {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.keepHistory, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.keepHistory, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.consoles.Run, e.runSSH, e.discoverBMCs, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)

@@ -72,6 +72,7 @@ func (e *Engine) leaseChanged(l lease.Lease, released bool) {
 		e.index.RemoveLease(l.Address, l.MAC)
 	} else {
 		e.index.SetLease(l.Address, l.MAC)
+		e.noteBMCLease(l)
 	}
 	if m, ok := e.index.ByMAC(l.MAC); ok {
 		e.mu.Lock()

@@ -74,6 +74,10 @@ func networkValue(n *pb.Network) (dhcp.Network, error) {
 		Domain: s.GetDomain(), SearchDomains: s.GetSearchDomains(), MTU: uint16(s.GetMtu()),
 		Unknown: unknowns[s.GetUnknownMachines()], DisableProbe: s.GetDisableProbe(),
 	}
+	if s.GetBmc() && v.Unknown != dhcp.Ignore {
+		// BMCs get an address. A machine that boots there by mistake is told so.
+		v.Unknown = dhcp.Refuse
+	}
 	if a, err := netip.ParseAddr(s.GetGateway()); err == nil {
 		v.Gateway = a
 	}

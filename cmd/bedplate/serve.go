@@ -60,6 +60,8 @@ boot information beside the one that does.`,
 	flags.DurationVar(&f.cfg.BMC.PollInterval, "bmc-poll-interval", fleet.DefaultPollInterval, "how often each BMC is asked for power and health; negative: never")
 	flags.IntVar(&f.cfg.BMC.PowerBudget, "power-on-budget", job.DefaultPowerBudget, "`number` of machines of one power group (spec.power_group, else spec.rack) that are powered on at a time")
 	flags.DurationVar(&f.cfg.BMC.PowerInterval, "power-on-interval", job.DefaultPowerInterval, "time until the next ones of the power group are")
+	flags.IntVar(&f.cfg.BMC.RecordConsoles, "record-consoles", 4, "`MiB` that are kept of each machine's serial console; 0: record only while somebody watches")
+	flags.Uint16Var(&f.cfg.BMC.SSHPort, "ssh-port", engine.DefaultSSHPort, "TCP `port` of the machines' consoles over SSH; 0: none")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd

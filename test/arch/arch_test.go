@@ -51,6 +51,9 @@ var allowed = map[string][]string{
 	// What keeps machines' BMCs in the store: on top of the contract, not part of it.
 	"bmc/fleet": {"bmc", "machine", "proto", "resource", "store"},
 	"bmc/job":   {"bmc", "machine", "proto", "resource", "store"},
+	// Consoles and scans know nothing of the server.
+	"bmc/console": {},
+	"bmc/scan":    {"bmc", "machine", "proto"},
 
 	// Records of erasures: what machines report, judged, signed and verified.
 	"erasure": {"proto", "machine", "trust"},
