@@ -76,10 +76,10 @@ type CertificateError struct {
 // Error shows old and new fingerprint and what to do.
 func (e *CertificateError) Error() string {
 	if e.Want == "" {
-		return fmt.Sprintf("certificate of BMC %s (%s) is not trusted: %v: add its CA, or pin it by setting spec.bmc.tls.pin to %[2]s once you have checked that it is the BMC's",
+		return fmt.Sprintf("certificate of BMC %s (%s) is not trusted: %v: add its CA, or pin it by setting spec.bmc.certificate_digest to %[2]s once you have checked that it is the BMC's",
 			e.Address, e.Got, e.Reason)
 	}
-	return fmt.Sprintf("certificate of BMC %s has changed from %s to %s: if the BMC was replaced, reset or given a new certificate, set spec.bmc.tls.pin to the new one; if not, somebody may be in between",
+	return fmt.Sprintf("certificate of BMC %s has changed from %s to %s: if the BMC was replaced, reset or given a new certificate, set spec.bmc.certificate_digest to the new one; if not, somebody may be in between",
 		e.Address, e.Want, e.Got)
 }
 

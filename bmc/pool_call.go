@@ -208,22 +208,23 @@ const slowDial = 5 * time.Second
 
 // dial logs in. A certificate seen for the first time is held to from then on.
 func (p *Pool) dial(ctx context.Context, e *entry, t Target) (Driver, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
+	within, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
 	first := t.TLS.trustsFirst()
 	if first && e.pin != "" {
 		t.TLS.Pin = e.pin
 	}
 	start := p.cfg.Now()
-	d, err := p.cfg.Dial(ctx, t)
-	if took := p.cfg.Now().Sub(start); errors.Is(err, context.DeadlineExceeded) && took >= slowDial && !errors.Is(err, ErrUnreachable) {
+	d, err := p.cfg.Dial(within, t)
+	took := p.cfg.Now().Sub(start)
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrUnreachable) && (ctx.Err() == nil || took >= slowDial) {
 		err = fmt.Errorf("%w: no login within %s: %w", ErrUnreachable, took.Round(time.Second), err)
 	}
 	p.metrics.dialled(err)
 	if err != nil {
 		return nil, err
 	}
-	p.log.Debug("logged in to BMC", "machine", t.Machine, "bmc", t.Address, "dur", p.cfg.Now().Sub(start))
+	p.log.Debug("logged in to BMC", "machine", t.Machine, "bmc", t.Address, "dur", took)
 	if pin := d.Pin(); first && pin != "" && pin != e.pin {
 		e.pin = pin
 		if p.cfg.Pinned != nil {

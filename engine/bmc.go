@@ -58,7 +58,7 @@ func (e *Engine) buildBMC(ctx context.Context) (err error) {
 	return e.buildConsoles()
 }
 
-// dialBMC opens a session with a BMC.
+// dialBMC opens a session with a BMC, by the driver that it wants.
 func (e *Engine) dialBMC(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
 	if e.cfg.BMC.Dial != nil {
 		return e.cfg.BMC.Dial(ctx, t)

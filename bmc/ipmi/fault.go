@@ -75,7 +75,7 @@ func (d *Driver) fault(ctx context.Context, had time.Duration, err error) error 
 	case isTimeout(err), has(textNoMatch, textTimedOut, textRefused, textNoRoute, textNetUnreached):
 		return fmt.Errorf("%w: %s", bmc.ErrUnreachable, lastLine(text))
 	case has(textNoSuite):
-		return fmt.Errorf("BMC accepts neither cipher suite 17 nor 3: enable one in its settings, or set spec.bmc.cipher_suite: %s", lastLine(text))
+		return fmt.Errorf("BMC accepts neither cipher suite 17 nor 3: enable one of them in its settings: %s", lastLine(text))
 	}
 	if _, ok := asType[*net.OpError](err); ok {
 		return fmt.Errorf("%w: %s", bmc.ErrUnreachable, lastLine(text))

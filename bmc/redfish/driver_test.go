@@ -142,7 +142,7 @@ func TestDriver_Certificates(t *testing.T) {
 		if !errors.As(err, &cert) || cert.Want != other.TLS.Pin || cert.Got != pin {
 			t.Fatalf("error is %v, want a CertificateError with both pins", err)
 		}
-		for _, want := range []string{string(pin), string(other.TLS.Pin), "spec.bmc.tls.pin"} {
+		for _, want := range []string{string(pin), string(other.TLS.Pin), "spec.bmc.certificate_digest"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("error doesn't say %s: %v", want, err)
 			}
@@ -165,7 +165,7 @@ func TestDriver_Certificates(t *testing.T) {
 	t.Run("HTTP without TLS is refused unless it is asked for", func(t *testing.T) {
 		plain := target
 		plain.Address = "http://" + plain.Address
-		if _, err := redfish.Dial(t.Context(), plain, time.Now); err == nil || !strings.Contains(err.Error(), "plaintext") {
+		if _, err := redfish.Dial(t.Context(), plain, time.Now); err == nil || !strings.Contains(err.Error(), "leave http:// out") {
 			t.Errorf("error is %v", err)
 		}
 	})

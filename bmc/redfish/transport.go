@@ -84,7 +84,7 @@ func originOf(t bmc.Target) (*url.URL, error) {
 	if t.TLS.Plaintext {
 		scheme, def = "http", 80
 	} else if len(t.Address) > 7 && t.Address[:7] == "http://" {
-		return nil, fmt.Errorf("BMC address %s asks for HTTP without TLS, which would show the password to anyone on the way: use https, or set tls.plaintext in a lab", t.Address)
+		return nil, fmt.Errorf("BMC address %s asks for HTTP without TLS, which would show the password to anyone on the way: leave http:// out", t.Address)
 	}
 	host, port, err := t.HostPort(def)
 	if err != nil {
