@@ -94,7 +94,7 @@ func Transient(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	for _, kind := range []error{ErrUnreachable, ErrBusy, context.DeadlineExceeded} {
+	for _, kind := range []error{ErrUnreachable, ErrBusy, ErrFailing, context.DeadlineExceeded} {
 		if errors.Is(err, kind) {
 			return true
 		}

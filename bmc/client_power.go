@@ -81,20 +81,36 @@ func (c *Client) goal(action PowerAction) (PowerState, time.Duration) {
 	}
 }
 
+// request asks for action, again and again while the BMC is too busy to do it.
+func (c *Client) request(ctx context.Context, action PowerAction) (asked error) {
+	ended, err := c.poll(ctx, c.wait.ReadBack, func() (bool, error) {
+		asked = c.RequestPower(ctx, action)
+		if errors.Is(asked, ErrBusy) {
+			return false, asked
+		}
+		return true, nil
+	})
+	if err != nil && !ended && asked == nil {
+		return err
+	}
+	return asked
+}
+
 // bring asks for action and waits for its goal. On and off are asked for once
-// more at half time: BMCs were seen to drop them while firmware starts.
+// more at half time, as BMCs were seen to drop them while firmware starts, and at
+// once where it isn't known whether the BMC has heard it.
 func (c *Client) bring(ctx context.Context, action PowerAction) (PowerState, error) {
 	want, limit := c.goal(action)
-	asked := c.RequestPower(ctx, action)
-	if asked != nil {
-		if !Transient(asked) {
-			return PowerUnknown, fmt.Errorf("power %s: %w", action, asked)
-		}
-		// It is not known whether the BMC heard it: its state says, soon.
+	asked := c.request(ctx, action)
+	if asked != nil && (!Transient(asked) || errors.Is(asked, ErrBusy)) {
+		return PowerUnknown, fmt.Errorf("power %s: %w", action, asked)
+	}
+	repeatable := action == ActionOn || action == ActionOff
+	if asked != nil && !repeatable {
 		limit = min(limit, c.wait.ReadBack)
 	}
-	repeat := asked == nil && (action == ActionOn || action == ActionOff)
 	start, found := c.now(), PowerUnknown
+	again := start.Add(limit / 2)
 	ended, err := c.poll(ctx, limit, func() (bool, error) {
 		state, err := c.PowerState(ctx)
 		if err != nil {
@@ -103,16 +119,16 @@ func (c *Client) bring(ctx context.Context, action PowerAction) (PowerState, err
 		if found = state; state == want {
 			return true, nil
 		}
-		if repeat && c.now().Sub(start) >= limit/2 {
-			repeat = false
-			_ = c.RequestPower(ctx, action) // what comes of it shows in the state
+		if repeatable && (asked != nil || !c.now().Before(again)) {
+			again = start.Add(limit)
+			asked = c.RequestPower(ctx, action) // what comes of it shows in the state
 		}
 		return false, nil
 	})
 	switch {
 	case err == nil && !ended:
-		if asked != nil && (action == ActionReset || action == ActionNMI) {
-			// The state doesn't tell whether it was done.
+		if asked != nil && !repeatable && action != ActionSoft {
+			// Of a reset or an NMI the state doesn't tell whether it was done.
 			return found, fmt.Errorf("power %s: %w", action, asked)
 		}
 		return found, nil

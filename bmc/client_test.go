@@ -71,7 +71,7 @@ func TestClient_SetPower(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := bmctest.NewFake("admin", target.Password)
 			c := client(t, f)
-			f.SetFaults(bmctest.Faults{PowerErr: bmc.ErrBusy})
+			f.SetFaults(bmctest.Faults{PowerErr: bmc.ErrFailing})
 			change, err := c.SetPower(t.Context(), bmc.ActionOn)
 			if err != nil || change.After != bmc.PowerOn {
 				t.Errorf("change is %v, %v; the machine is %v", change, err, f.Power())
@@ -91,9 +91,9 @@ func TestClient_SetPower(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := bmctest.NewFake("admin", target.Password)
 			f.SetPower(bmc.PowerOn)
-			f.SetFaults(bmctest.Faults{PowerErr: bmc.ErrBusy})
-			if _, err := client(t, f).SetPower(t.Context(), bmc.ActionReset); !errors.Is(err, bmc.ErrBusy) {
-				t.Errorf("error is %v, want ErrBusy", err)
+			f.SetFaults(bmctest.Faults{PowerErr: bmc.ErrFailing})
+			if _, err := client(t, f).SetPower(t.Context(), bmc.ActionReset); !errors.Is(err, bmc.ErrFailing) {
+				t.Errorf("error is %v, want ErrFailing", err)
 			}
 		})
 	})

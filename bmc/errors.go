@@ -23,8 +23,11 @@ var (
 	ErrCertificate = errors.New("BMC certificate is not trusted")
 	// ErrCircuitOpen means that the BMC failed so often that it isn't asked for a while.
 	ErrCircuitOpen = errors.New("BMC is left alone for a while")
-	// ErrBusy means that the BMC said it can't do that now; later it may.
+	// ErrBusy means that the BMC won't do that now, and hasn't; later it may.
 	ErrBusy = errors.New("BMC is busy")
+	// ErrFailing means that the BMC had an error of its own. Whether it did what it
+	// was asked isn't known; trying again may help.
+	ErrFailing = errors.New("BMC has an error of its own")
 	// ErrNotFound means that the BMC has no such user, task or media device.
 	ErrNotFound = errors.New("not found on the BMC")
 	// ErrClosed means that the Pool has been closed.

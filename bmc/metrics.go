@@ -17,6 +17,7 @@ const (
 	resultCertificate = "certificate"
 	resultCircuit     = "circuit_open"
 	resultBusy        = "busy"
+	resultFailing     = "failing"     // an error of the BMC's own
 	resultIgnored     = "ignored"     // accepted and not done
 	resultPower       = "power_state" // not in the state it was brought to
 	resultUnsupported = "unsupported"
@@ -67,7 +68,7 @@ func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
 		}),
 	}
 	for _, result := range []string{
-		resultOK, resultUnreachable, resultTimeout, resultAuth, resultCertificate, resultCircuit, resultBusy,
+		resultOK, resultUnreachable, resultTimeout, resultAuth, resultCertificate, resultCircuit, resultBusy, resultFailing,
 		resultIgnored, resultPower, resultUnsupported, resultCancelled, resultError,
 	} {
 		m.calls.WithLabelValues(result)
@@ -109,6 +110,7 @@ func resultOf(err error) string {
 		{ErrPowerState, resultPower},
 		{ErrUnsupported, resultUnsupported},
 		{ErrBusy, resultBusy},
+		{ErrFailing, resultFailing},
 		{ErrUnreachable, resultUnreachable},
 		{context.DeadlineExceeded, resultTimeout},
 		{context.Canceled, resultCancelled},

@@ -30,8 +30,12 @@ const (
 	DefaultOpenMax     = 15 * time.Minute
 )
 
-// closeTimeout bounds one logout.
-const closeTimeout = 5 * time.Second
+// closeTimeout bounds one logout, lostTimeout one of a session that is probably
+// lost.
+const (
+	closeTimeout = 5 * time.Second
+	lostTimeout  = time.Second
+)
 
 // Config is what a Pool is made from. Dial, Now and Rand are required.
 type Config struct {
@@ -193,7 +197,7 @@ func (p *Pool) close() {
 		slots <- struct{}{}
 		g.Go(func() {
 			defer func() { <-slots }()
-			p.drop(context.Background(), e)
+			p.drop(context.Background(), e, closeTimeout)
 		})
 	}
 	g.Wait()
@@ -211,7 +215,7 @@ func (p *Pool) closeIdle(ctx context.Context) {
 			continue // in use
 		}
 		if e.session != nil && p.cfg.Now().Sub(e.used) >= p.cfg.Idle {
-			p.drop(ctx, e)
+			p.drop(ctx, e, closeTimeout)
 		}
 		e.turn <- struct{}{}
 	}
@@ -226,11 +230,11 @@ func (p *Pool) snapshotLocked() []*entry {
 }
 
 // drop logs out of e's session; the caller has e's turn, or nobody can have it.
-func (p *Pool) drop(ctx context.Context, e *entry) {
+func (p *Pool) drop(ctx context.Context, e *entry, limit time.Duration) {
 	if e.session == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	if err := e.session.Close(ctx); err != nil {
 		p.log.Debug("logging out of BMC", "machine", e.key.machine, "bmc", e.key.address, "err", err)
@@ -279,7 +283,7 @@ func (p *Pool) Forget(ctx context.Context, name machine.Name) {
 	for _, e := range gone {
 		select {
 		case <-e.turn:
-			p.drop(ctx, e)
+			p.drop(ctx, e, closeTimeout)
 			e.turn <- struct{}{}
 		case <-ctx.Done():
 		}

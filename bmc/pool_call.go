@@ -29,7 +29,7 @@ func (p *Pool) call(ctx context.Context, t Target, fn func(context.Context, *Cli
 	defer done()
 	start := p.cfg.Now()
 	for try := 1; ; try++ {
-		called, err := p.once(ctx, t, fn)
+		called, err := p.once(ctx, t, fn, repeat)
 		if err == nil || try >= p.cfg.Tries || called && !repeat || !retriable(err) || ctx.Err() != nil {
 			p.metrics.called(err, p.cfg.Now().Sub(start))
 			return err
@@ -75,9 +75,24 @@ func retriable(err error) bool {
 	return Transient(err) && !errors.Is(err, errQueue) && !errors.Is(err, ErrCircuitOpen)
 }
 
+// probeAfter is how long a session may have been idle for a call that can't be
+// repeated to rely on it.
+const probeAfter = 10 * time.Second
+
+// probe asks a session that wasn't used for a while for something, and opens a
+// new one where the BMC has forgotten it: BMCs that restart do, and IPMI has no
+// word for it but silence.
+func (p *Pool) probe(ctx context.Context, e *entry, t Target) error {
+	if _, err := e.session.PowerState(ctx); !blamesBMC(err) {
+		return nil
+	}
+	p.drop(ctx, e, lostTimeout)
+	return p.open(ctx, e, t)
+}
+
 // once makes one try: it waits for its turn, opens a session if there is none,
 // and calls fn. called says whether fn was.
-func (p *Pool) once(ctx context.Context, t Target, fn func(context.Context, *Client) error) (called bool, err error) {
+func (p *Pool) once(ctx context.Context, t Target, fn func(context.Context, *Client) error, repeat bool) (called bool, err error) {
 	e, err := p.acquire(ctx, t)
 	if err != nil {
 		return false, err
@@ -95,11 +110,17 @@ func (p *Pool) once(ctx context.Context, t Target, fn func(context.Context, *Cli
 		p.learn(e, err)
 		return false, err
 	}
+	if !repeat && p.cfg.Now().Sub(e.used) >= probeAfter {
+		if err := p.probe(ctx, e, t); err != nil {
+			p.learn(e, err)
+			return false, err
+		}
+	}
 	err = fn(ctx, NewClient(e.session, p.cfg.Wait, p.cfg.Now))
 	e.used = p.cfg.Now()
 	p.learn(e, err)
 	if blamesBMC(err) || gaveUp(err) {
-		p.drop(ctx, e) // what state it is in isn't known
+		p.drop(ctx, e, lostTimeout) // what state it is in isn't known
 	}
 	return true, err
 }
@@ -185,7 +206,7 @@ func (p *Pool) learn(e *entry, err error) {
 // another login is closed first.
 func (p *Pool) open(ctx context.Context, e *entry, t Target) error {
 	if e.session != nil && !e.target.sameLogin(t) {
-		p.drop(ctx, e)
+		p.drop(ctx, e, closeTimeout)
 	}
 	if e.session != nil {
 		return nil

@@ -46,7 +46,7 @@ func (p *Pool) setPassword(ctx context.Context, t Target, password string) error
 		p.learn(e, asked)
 		return fmt.Errorf("setting password of BMC user %q: %w", t.Username, asked)
 	}
-	p.drop(ctx, e)
+	p.drop(ctx, e, closeTimeout)
 	renewed := t
 	renewed.Password = password
 	fresh := p.prove(ctx, e, renewed, passwordTries)
@@ -79,7 +79,7 @@ func (p *Pool) prove(ctx context.Context, e *entry, t Target, tries int) error {
 				p.mu.Unlock()
 				return nil
 			}
-			p.drop(ctx, e)
+			p.drop(ctx, e, lostTimeout)
 		}
 		if try >= tries || errors.Is(err, ErrCertificate) || sleep(ctx, p.backoff(try)) != nil {
 			return err

@@ -56,7 +56,7 @@ func (d *Driver) fault(ctx context.Context, had time.Duration, err error) error 
 		return cause
 	}
 	if answer, ok := types.IsResponseError(err); ok {
-		return completion(answer.CompletionCode(), err)
+		return completion(answer.CompletionCode())
 	}
 	if errors.Is(err, bmc.ErrUnsupported) {
 		return err
@@ -104,7 +104,7 @@ func lastLine(text string) string {
 }
 
 // completion returns what a completion code means (IPMI 2.0 table 5-2).
-func completion(code types.CompletionCode, err error) error {
+func completion(code types.CompletionCode) error {
 	var kind error
 	switch code {
 	case types.CodeInvalidCommand, types.CodeInvalidCommandForLUN, types.CodeIllegalCommand, types.CodeSubFnDisabled:
@@ -116,10 +116,11 @@ func completion(code types.CompletionCode, err error) error {
 		types.CodeCannotProvideResponseBMCInitialize, types.CodeDestinationUnavailable, types.CodeNotSupported:
 		// D5h, with the misleading name, is "not supported in present state".
 		kind = bmc.ErrBusy
+	case types.CodeUnspecifiedError:
+		kind = bmc.ErrFailing
 	default:
 		return fmt.Errorf("BMC says %#02x, %s", uint8(code), code)
 	}
-	_ = err
 	return fmt.Errorf("%w: BMC says %#02x, %s", kind, uint8(code), code)
 }
 

@@ -22,7 +22,11 @@ func (d *Driver) ManagerInfo(ctx context.Context) (bmc.ManagerInfo, error) {
 
 // ResetManager sends Cold Reset (§20.2).
 func (d *Driver) ResetManager(ctx context.Context) error {
-	return d.do(ctx, "manager reset", d.c.ColdReset)
+	if err := d.do(ctx, "manager reset", d.c.ColdReset); err != nil {
+		return err
+	}
+	d.lost = true
+	return nil
 }
 
 // Firmware returns the one version that IPMI knows, the BMC's own.

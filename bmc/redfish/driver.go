@@ -104,7 +104,7 @@ func (d *Driver) open(ctx context.Context) error {
 		}
 	case a.status == http.StatusUnauthorized:
 		// Some services want a login even here; what follows tells.
-	case errors.Is(e, bmc.ErrBusy):
+	case errors.Is(e, bmc.ErrBusy), errors.Is(e, bmc.ErrFailing):
 		return e
 	default:
 		return fmt.Errorf("no Redfish service at %s (%v): %w", rootPath, e, bmc.ErrUnsupported)

@@ -47,9 +47,10 @@ func (e *Error) Is(target error) bool {
 			e.has("ActionNotSupported", "QueryNotSupported", "OperationNotAllowed")
 	case bmc.ErrBusy:
 		return slices.Contains([]int{
-			http.StatusConflict, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,
-			http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+			http.StatusConflict, http.StatusLocked, http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusInsufficientStorage,
 		}, e.Status) || e.wrongState()
+	case bmc.ErrFailing:
+		return slices.Contains([]int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout}, e.Status) && !e.wrongState()
 	}
 	return false
 }
