@@ -49,7 +49,7 @@ func (m *Machine) applyNext(ctx context.Context) error {
 // firmware variables that can only be written while QEMU doesn't run.
 func (m *Machine) needsRestart() bool {
 	was, next := m.run.setup, m.run.next
-	return !maps.Equal(was.Settings, next.Settings) || was.BIOSVersion != next.BIOSVersion ||
+	return !maps.Equal(was.Settings, next.Settings) || was.BIOSVersion != next.BIOSVersion || !next.SecureBoot.Empty() ||
 		next.Boot == board.BootBIOSSetup || next.Boot == board.BootHTTP && next.URI != "" ||
 		m.spec.Firmware.uefi() && pxe4(m.spec.Firmware, was) != pxe4(m.spec.Firmware, next)
 }
@@ -178,7 +178,7 @@ func (m *Machine) Hardware() board.Hardware { return hardware(m.spec) }
 func hardware(s MachineSpec) board.Hardware {
 	h := board.Hardware{
 		Name: s.Name, Manufacturer: manufacturer, Model: product, Serial: s.Serial, UUID: s.UUID, AssetTag: s.Name,
-		UEFI: s.Firmware.uefi(), TPM: s.TPM, CPUs: s.CPUs, CPUModel: "QEMU Virtual CPU", Memory: int64(s.Memory), BIOSVersion: biosVersion,
+		UEFI: s.Firmware.uefi(), SecureBoot: s.Firmware.secure(), TPM: s.TPM, CPUs: s.CPUs, CPUModel: "QEMU Virtual CPU", Memory: int64(s.Memory), BIOSVersion: biosVersion,
 		NICs: []board.NIC{{Name: nicDevice(0), MAC: s.MAC, Model: s.NIC}},
 	}
 	for i, n := range s.NICs {

@@ -105,7 +105,7 @@ func (f *Fleet) add(ctx context.Context, cfg FleetConfig, i int, address netip.A
 			return err
 		}
 	}
-	m := newSimulated(h, cfg.BootTime, cfg.ShutdownTime, cfg.Now)
+	m := NewSimulated(h, cfg.BootTime, cfg.ShutdownTime, cfg.Now)
 	b, err := board.New(board.Config{
 		Machine: m, Dir: dir, Username: spec.Username, Password: spec.Password, MAC: fmt.Sprintf("52:54:bc:%02x:%02x:%02x", i>>16, i>>8&0xff, i&0xff),
 		Faults: faults, Now: cfg.Now, Log: cfg.Log,
@@ -113,14 +113,14 @@ func (f *Fleet) add(ctx context.Context, cfg FleetConfig, i int, address netip.A
 	if err != nil {
 		return err
 	}
-	m.observe = b.Observe
+	m.Attach(b)
 	host := "127.0.0.1"
 	if address.IsValid() {
 		host = address.String()
 	}
 	bmc, err := startBMC(ctx, b, spec, dir, loopback(host, cfg), cfg.Log)
 	if err != nil {
-		m.close()
+		m.Close()
 		return err
 	}
 	f.bmcs, f.machines = append(f.bmcs, bmc), append(f.machines, m)
@@ -144,7 +144,7 @@ func simulatedHardware(cfg FleetConfig, i int) board.Hardware {
 	name := fmt.Sprintf("%s%04d", cfg.Name, i+1)
 	return board.Hardware{
 		Name: name, Manufacturer: manufacturer, Model: product, Serial: strings.ToUpper(name), AssetTag: name,
-		UUID: fmt.Sprintf("b3d91a7e-0000-4000-8000-%012x", i+1), UEFI: cfg.UEFI, CPUs: 4, CPUModel: "Simulated CPU", Memory: 16 << 30, BIOSVersion: biosVersion,
+		UUID: fmt.Sprintf("b3d91a7e-0000-4000-8000-%012x", i+1), UEFI: cfg.UEFI, SecureBoot: cfg.UEFI, CPUs: 4, CPUModel: "Simulated CPU", Memory: 16 << 30, BIOSVersion: biosVersion,
 		NICs:  []board.NIC{{Name: nicDevice(0), MAC: fmt.Sprintf("52:54:01:%02x:%02x:%02x", i>>16, i>>8&0xff, i&0xff), Model: "virtio"}},
 		Disks: []board.Disk{{Name: diskDevice(0), Serial: strings.ToUpper(name) + "-D0", Model: "Simulated nvme disk", Bus: "nvme", Size: 480 << 30}},
 	}
@@ -160,6 +160,6 @@ func (f *Fleet) Machines() []*Simulated { return f.machines }
 func (f *Fleet) Close() {
 	for i := range f.bmcs {
 		f.bmcs[i].close()
-		f.machines[i].close()
+		f.machines[i].Close()
 	}
 }

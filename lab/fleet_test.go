@@ -93,6 +93,29 @@ func (c client) reset(kind string) {
 // ipmiClient connects by IPMI.
 func ipmiClient(t *testing.T, b *BMC) *ipmiclient.Client {
 	t.Helper()
+	c := newIPMIClient(t, b)
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = c.Close(ctx)
+	})
+	return c
+}
+
+// tryIPMI returns what comes of a login.
+func tryIPMI(t *testing.T, b *BMC) error {
+	t.Helper()
+	c := newIPMIClient(t, b)
+	err := c.Connect(t.Context())
+	_ = c.Close(context.Background())
+	return err
+}
+
+func newIPMIClient(t *testing.T, b *BMC) *ipmiclient.Client {
+	t.Helper()
 	username, password := b.Login()
 	host, p, err := net.SplitHostPort(b.IPMI())
 	if err != nil {
@@ -106,10 +129,6 @@ func ipmiClient(t *testing.T, b *BMC) *ipmiclient.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Connect(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close(context.Background()) })
 	return c
 }
 

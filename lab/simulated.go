@@ -3,11 +3,14 @@ package lab
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/bedplate/bedplate/lab/board"
+	"github.com/bedplate/bedplate/lab/nvram"
 )
 
 // Simulated is a machine that is nothing but its power: what a fleet's BMCs
@@ -33,14 +36,22 @@ type Simulated struct {
 	boots    int
 	nmis     int
 	clients  map[net.Conn]chan []byte
+	secure   board.SecureBoot
 	finished bool
 }
 
-func newSimulated(h board.Hardware, boot, shutdown time.Duration, now func() time.Time) *Simulated {
+// NewSimulated returns a machine that is off. boot is how long it takes from
+// power-on until its system hears the power button, shutdown how long that then
+// takes to go down. Attach connects it to its board; Close must be called after use.
+func NewSimulated(h board.Hardware, boot, shutdown time.Duration, now func() time.Time) *Simulated {
 	s := &Simulated{hardware: h, boot: boot, shutdownTime: shutdown, now: now, media: map[board.Drive]board.Medium{}, clients: map[net.Conn]chan []byte{}}
 	s.life, s.end = context.WithCancel(context.Background())
+	s.changeKeysLocked(board.SecureBootChange{}) // as delivered
 	return s
 }
+
+// Attach has a board told of boots and of the power's end. It is called before the machine is used.
+func (s *Simulated) Attach(b *board.Board) { s.observe = b.Observe }
 
 // On reports whether the power is on.
 func (s *Simulated) On() bool {
@@ -85,10 +96,57 @@ func (s *Simulated) start() {
 	s.since = s.now()
 	s.booted = s.next
 	s.boots++
+	s.changeKeysLocked(s.booted.SecureBoot)
 	text := fmt.Sprintf("\r\n%s firmware %s, boot %d from %s\r\n%s login: ", s.hardware.Name, s.booted.BIOSVersion, s.boots, s.booted.Boot, s.hardware.Name)
 	s.sayLocked([]byte(text))
 	s.mu.Unlock()
 	s.tell(board.Booted)
+}
+
+// SecureBoot returns its state; only machines with UEFI firmware have it.
+func (s *Simulated) SecureBoot() (board.SecureBoot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.hardware.UEFI {
+		return board.SecureBoot{}, board.ErrNoSecureBoot
+	}
+	state := s.secure
+	state.Databases = maps.Clone(state.Databases)
+	state.SetupMode = len(state.Databases["PK"]) == 0
+	state.Enforced = state.Enforced && !state.SetupMode
+	return state, nil
+}
+
+// factoryKeys are those of a simulated machine as delivered: hashes that stand for keys.
+func factoryKeys() map[string][]board.Key {
+	keys := map[string][]board.Key{}
+	for _, d := range nvram.Databases {
+		keys[d.Name] = []board.Key{{Hash: strings.Repeat("00", 32)}}
+	}
+	return keys
+}
+
+func (s *Simulated) changeKeysLocked(c board.SecureBootChange) {
+	if s.secure.Databases == nil {
+		s.secure = board.SecureBoot{Enforced: true, Databases: factoryKeys()}
+	}
+	for _, r := range c.Resets {
+		for name, keys := range factoryKeys() {
+			switch {
+			case r.Database != "" && r.Database != name, r.Kind == board.DeletePK && name != "PK":
+			case r.Kind == board.ResetAllKeysToDefault:
+				s.secure.Databases[name] = keys
+			default:
+				s.secure.Databases[name] = nil
+			}
+		}
+	}
+	for _, e := range c.Enrolled {
+		s.secure.Databases[e.Database] = append(s.secure.Databases[e.Database], board.Key{Certificate: e.Certificate})
+	}
+	if c.Enable != nil {
+		s.secure.Enforced = *c.Enable
+	}
 }
 
 func (s *Simulated) tell(o board.Observation) {
@@ -243,8 +301,8 @@ func (s *Simulated) sayLocked(piece []byte) {
 	}
 }
 
-// close ends what the machine does and waits for it.
-func (s *Simulated) close() {
+// Close ends what the machine does and waits for it.
+func (s *Simulated) Close() {
 	s.mu.Lock()
 	s.finished = true
 	for conn := range s.clients {

@@ -61,6 +61,8 @@ type Setup struct {
 	Settings map[string]string
 	// BIOSVersion is shown to the operating system by SMBIOS.
 	BIOSVersion string
+	// SecureBoot is what is to be changed of it before the boot.
+	SecureBoot SecureBootChange
 }
 
 // ErrInvalid is a value that the machine can't have.
@@ -157,7 +159,7 @@ func (b *Board) checkOverride(o Override) (Override, error) {
 
 // setupLocked is how the next boot shall go, by everything that is set.
 func (b *Board) setupLocked() Setup {
-	s := Setup{Boot: BootNone, Settings: b.settingsLocked(), BIOSVersion: b.nextVersionLocked(FirmwareBIOS)}
+	s := Setup{Boot: BootNone, Settings: b.settingsLocked(), BIOSVersion: b.nextVersionLocked(FirmwareBIOS), SecureBoot: b.saved.SecureBoot}
 	maps.Copy(s.Settings, b.saved.Pending)
 	o := b.overrideLocked()
 	if _, ignored := b.faults[FaultBootIgnored]; o.Enabled != Disabled && !ignored {
@@ -185,6 +187,7 @@ func (b *Board) booted() {
 	settings := b.settingsLocked()
 	maps.Copy(settings, b.saved.Pending)
 	b.saved.Settings, b.saved.Pending = settings, nil
+	b.saved.SecureBoot = SecureBootChange{}
 	b.activateLocked(FirmwareBIOS)
 	if err := b.saveLocked(); err != nil {
 		b.log.Error("saving the board's settings", "err", err)

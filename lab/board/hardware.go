@@ -9,12 +9,14 @@ type Hardware struct {
 	UUID         string
 	AssetTag     string
 	UEFI         bool
-	TPM          bool
-	CPUs         int
-	CPUModel     string
-	Memory       int64 // bytes
-	NICs         []NIC
-	Disks        []Disk
+	// SecureBoot: the firmware has it, whether it is enforced or not.
+	SecureBoot bool
+	TPM        bool
+	CPUs       int
+	CPUModel   string
+	Memory     int64 // bytes
+	NICs       []NIC
+	Disks      []Disk
 	// BIOSVersion is that of the firmware as delivered.
 	BIOSVersion string
 }

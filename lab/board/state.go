@@ -27,8 +27,10 @@ type saved struct {
 	Firmware map[string]string `json:"firmware,omitempty"`
 	// Staged versions wait for a reset.
 	Staged map[string]string `json:"staged,omitempty"`
-	Asset  string            `json:"asset,omitempty"`
-	LED    string            `json:"led,omitempty"`
+	// SecureBoot is what waits for a boot.
+	SecureBoot SecureBootChange `json:"secureBoot,omitzero"`
+	Asset      string           `json:"asset,omitempty"`
+	LED        string           `json:"led,omitempty"`
 }
 
 func (b *Board) load() error {

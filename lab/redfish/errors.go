@@ -92,7 +92,7 @@ func explain(err error) error {
 		return &failure{status: http.StatusConflict, id: "CreateLimitReachedForResource", message: err.Error()}
 	case errors.Is(err, board.ErrLast):
 		return &failure{status: http.StatusForbidden, id: "ResourceCannotBeDeleted", message: err.Error()}
-	case errors.Is(err, board.ErrNoAccount), errors.Is(err, board.ErrNoTask):
+	case errors.Is(err, board.ErrNoAccount), errors.Is(err, board.ErrNoTask), errors.Is(err, board.ErrNoSecureBoot):
 		return &failure{status: http.StatusNotFound, id: "ResourceNotFound", message: err.Error()}
 	case errors.Is(err, board.ErrBusy):
 		return &failure{status: http.StatusServiceUnavailable, id: "ServiceTemporarilyUnavailable", message: err.Error(), args: []string{"5"}}

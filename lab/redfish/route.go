@@ -66,7 +66,7 @@ func getDelete(g, d method) map[string]method {
 }
 
 // routes are all resources. Paths are relative to /redfish/v1.
-var routes = compile(slices.Concat(serviceRoutes, systemRoutes, managerRoutes, chassisRoutes, updateRoutes, eventRoutes))
+var routes = compile(slices.Concat(serviceRoutes, systemRoutes, secureBootRoutes, managerRoutes, chassisRoutes, updateRoutes, eventRoutes))
 
 type entry struct {
 	path string

@@ -93,6 +93,7 @@ var allowed = map[string][]string{
 	"lab/board":   {},
 	"lab/redfish": {"lab/board"},
 	"lab/ipmi":    {"lab/board"},
+	"lab/nvram":   {},
 
 	// Roots: they may import anything.
 	"engine": {"*"},
