@@ -32,7 +32,6 @@ type metrics struct {
 	retries  prometheus.Counter
 	opened   prometheus.Counter
 	sessions prometheus.Gauge
-	consoles prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
@@ -62,10 +61,6 @@ func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
 			Name: "bedplate_bmc_sessions",
 			Help: "Sessions with BMCs that are open.",
 		}),
-		consoles: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "bedplate_bmc_consoles",
-			Help: "Serial consoles that are open.",
-		}),
 	}
 	for _, result := range []string{
 		resultOK, resultUnreachable, resultTimeout, resultAuth, resultCertificate, resultCircuit, resultBusy, resultFailing,
@@ -81,7 +76,7 @@ func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
 		Name: "bedplate_bmc_circuits_open",
 		Help: "BMCs that are left alone for a while.",
 	}, func() float64 { return float64(open()) })
-	for _, c := range []prometheus.Collector{m.calls, m.duration, m.logins, m.retries, m.opened, m.sessions, m.consoles, circuits} {
+	for _, c := range []prometheus.Collector{m.calls, m.duration, m.logins, m.retries, m.opened, m.sessions, circuits} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

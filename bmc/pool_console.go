@@ -52,7 +52,6 @@ func (p *Pool) openConsole(ctx context.Context, t Target) (*console, error) {
 		return nil, err
 	}
 	c := &console{ReadWriteCloser: stream, driver: d, pool: p}
-	p.metrics.consoles.Inc()
 	p.mu.Lock()
 	p.users.Add(1) // still within the opening call, so that Run can't have ended
 	p.mu.Unlock()
@@ -92,7 +91,6 @@ func (c *console) Close() error {
 		c.mu.Unlock()
 		c.err = c.ReadWriteCloser.Close()
 		c.pool.logout(c.driver)
-		c.pool.metrics.consoles.Dec()
 		<-c.pool.consoles
 	})
 	return c.err
