@@ -42,9 +42,29 @@ func noteAgent(x *index.Index, m *pb.Machine) {
 	if _, known := x.HolderOf(a); known {
 		return // DHCP knows better
 	}
+	if !mayHave(m, a) {
+		return
+	}
 	if mac, err := machine.ParseMAC(m.Spec.Interfaces[0].GetMac()); err == nil {
 		x.SetLease(a, mac)
 	}
+}
+
+// mayHave keeps a machine that boots from a medium to the addresses that the
+// medium gives it: whoever enrols with it from elsewhere, by a copy of the image,
+// isn't given the metadata of the machine's instance for that.
+func mayHave(m *pb.Machine, a netip.Addr) bool {
+	if m.GetSpec().GetBootMethod() != bootMedium {
+		return true
+	}
+	static := false
+	for _, nic := range machineValue(m).Interfaces {
+		static = static || nic.Address.IsValid()
+		if nic.Address.IsValid() && nic.Address.Addr() == a.Unmap() {
+			return true
+		}
+	}
+	return !static
 }
 
 // loadLeases tells the index of the addresses that machines hold since before

@@ -55,11 +55,11 @@ func explain(m *pb.Machine, wf *pb.Workflow, job *pb.Job, seen []*pb.Sighting, n
 	case wf != nil:
 		explainWorkflow(r, wf, seen, now)
 	case state == pb.MachineState_ENROLLED && !hasBMC(m):
-		r.WaitingFor = "the machine to boot from the network"
-		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+		r.WaitingFor = "the machine to boot from " + bootsFrom(m)
+		r.Advice = append(r.Advice, adviceNotSeen(r.GetMachine(), seen, now)...)
 	case state == pb.MachineState_INSPECTING && !connected(m):
 		r.WaitingFor = "the machine to boot the agent"
-		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+		r.Advice = append(r.Advice, adviceNotSeen(r.GetMachine(), seen, now)...)
 	case state == pb.MachineState_INSPECTING:
 		r.WaitingFor = "the agent to report the hardware"
 	}
@@ -97,7 +97,7 @@ func explainWorkflow(r *pb.ExplainMachineResponse, wf *pb.Workflow, seen []*pb.S
 	case pb.WorkflowState_WAITING_FOR_MACHINE:
 		r.WaitingFor = "the machine to boot the agent for workflow " + name
 		r.Since = orElse(wf.GetStatus().GetStartTime(), wf.Metadata.CreateTime)
-		r.Advice = append(r.Advice, adviceNotSeen(seen, now)...)
+		r.Advice = append(r.Advice, adviceNotSeen(r.GetMachine(), seen, now)...)
 	case pb.WorkflowState_WAITING_FOR_APPROVAL:
 		r.WaitingFor = "a person to approve workflow " + name
 		r.Advice = append(r.Advice, "`bedplate workflow approve "+name+"`")
@@ -123,9 +123,38 @@ func runningStep(wf *pb.Workflow) *pb.StepStatus {
 	return nil
 }
 
+// onMedium reports whether a machine boots the agent from a medium.
+func onMedium(m *pb.Machine) bool { return m.GetSpec().GetBootMethod() == "virtual-media" }
+
+func bootsFrom(m *pb.Machine) string {
+	if onMedium(m) {
+		return "its medium"
+	}
+	return "the network"
+}
+
+// adviceMedium is adviceNotSeen for a machine that asks nobody before its agent
+// is there: what is seen of it is its BMC reading the medium.
+func adviceMedium(m *pb.Machine, seen []*pb.Sighting, now time.Time) []string {
+	name := m.GetMetadata().GetName()
+	advice := []string{"its console says what the boot loader and the agent are at: a wrong address, gateway or VLAN in spec.interfaces is said there (`bedplate machine console " + name + "`)"}
+	for _, s := range seen {
+		if s.GetSource() == string(machine.SourceHTTP) {
+			return append([]string{fmt.Sprintf("its medium was last read %s ago, from %s", now.Sub(s.GetTime().AsTime()).Round(time.Second), s.GetAddress())}, advice...)
+		}
+	}
+	if hasBMC(m) {
+		return append([]string{"its medium was not read: can its BMC reach this server's TCP port 8080?"}, advice...)
+	}
+	return append([]string{"it has no BMC that inserts its medium: write one to a stick (`bedplate machine media " + name + " --out FILE.iso`), and start it from that"}, advice...)
+}
+
 // adviceNotSeen says what to look at when a machine is expected, by how far it
 // came the last time.
-func adviceNotSeen(seen []*pb.Sighting, now time.Time) []string {
+func adviceNotSeen(m *pb.Machine, seen []*pb.Sighting, now time.Time) []string {
+	if onMedium(m) {
+		return adviceMedium(m, seen, now)
+	}
 	if len(seen) == 0 {
 		return []string{
 			"nothing was seen of it since the server started: is it powered on, cabled, and set to boot from the network first?",

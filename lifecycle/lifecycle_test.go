@@ -437,5 +437,17 @@ func TestExplain(t *testing.T) {
 				t.Errorf("%s: the advice is %q, want it to speak of %q", tt.name, got, tt.want)
 			}
 		}
+		m.Spec = &pb.MachineSpec{BootMethod: "virtual-media"}
+		read := []*pb.Sighting{{Source: "http", Detail: "45541376 bytes", Address: "10.0.0.5", Time: timestamppb.New(time.Now())}}
+		if r := explain(m, nil, nil, nil, time.Now()); r.WaitingFor != "the machine to boot from its medium" || !strings.Contains(strings.Join(r.Advice, "\n"), "bedplate machine media") {
+			t.Errorf("without a BMC: %v", r)
+		}
+		m.Spec.Bmc = &pb.BMC{Address: "10.0.0.5"}
+		m.Status.State = pb.MachineState_INSPECTING
+		for want, seen := range map[string][]*pb.Sighting{"port 8080": nil, "from 10.0.0.5": read} {
+			if got := strings.Join(explain(m, nil, nil, seen, time.Now()).Advice, "\n"); !strings.Contains(got, want) || strings.Contains(got, "DHCP") {
+				t.Errorf("the advice is %q, want it to speak of %q", got, want)
+			}
+		}
 	})
 }

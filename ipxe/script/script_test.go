@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -133,6 +134,55 @@ func FuzzAgent(f *testing.F) {
 			t.Errorf("%q, %q expand", name, arg)
 		}
 	})
+}
+
+// FuzzMedium checks that no name or argument adds a command to a script or ends
+// a quotation: outside of quotes it is always the same.
+func FuzzMedium(f *testing.F) {
+	for _, seed := range []string{"quiet", "a'b", "$(x)", "a;reboot", "a\nreboot", "`x`", "\\", "{}", "'; halt; '", "#"} {
+		f.Add("rack1", seed, "ttyS0,115200")
+		f.Add(seed, "quiet", seed)
+	}
+	plain := Medium{Machine: "m", Kernel: "/k", Initrds: []string{"/i"}, Args: []string{"quiet"}}
+	want, err := plain.GRUB()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, name, arg, console string) {
+		m := plain
+		m.Machine, m.Args, m.Console = name, []string{arg}, console
+		got, err := m.GRUB()
+		if err != nil {
+			return
+		}
+		text := regexp.MustCompile(`(?s)if \[ "\$grub_platform".*?\nfi\n`).ReplaceAllString(string(got), "")
+		if diff := cmp.Diff(unquoted(string(want)), unquoted(text)); diff != "" {
+			t.Errorf("%q, %q, %q (-want +got):\n%s", name, arg, console, diff)
+		}
+	})
+}
+
+// unquoted returns what of a GRUB script is outside of single quotes and
+// comments. A quote within is written as the end of one, a quote, and the next.
+func unquoted(script string) string {
+	var b strings.Builder
+	for line := range strings.Lines(strings.ReplaceAll(script, `'\''`, "")) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		quoted := false
+		for _, r := range line {
+			if r == '\'' {
+				quoted = !quoted
+			} else if !quoted {
+				b.WriteRune(r)
+			}
+		}
+		if quoted {
+			b.WriteString("…")
+		}
+	}
+	return b.String()
 }
 
 // commands lists the first word of each command of an iPXE script, split as iPXE does.
