@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -47,6 +48,26 @@ func Encode(w io.Writer, format Format, objs ...Object) error {
 		} else {
 			root = mappingNode("apiVersion", textNode(APIVersion), "kind", textNode("List"), "items", root)
 		}
+		return writeJSON(w, root)
+	}
+	return fmt.Errorf("%q: %w", format, ErrFormat)
+}
+
+// EncodeMessages writes messages that are no resources, with the names of
+// fields and values that resources have. One is written as it is unless it is
+// to be a list, as several are.
+func EncodeMessages(w io.Writer, format Format, list bool, messages ...proto.Message) error {
+	root := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, m := range messages {
+		root.Content = append(root.Content, messageNode(m.ProtoReflect()))
+	}
+	if !list && len(messages) == 1 {
+		root = root.Content[0]
+	}
+	switch format {
+	case YAML:
+		return writeYAML(w, []*yaml.Node{root})
+	case JSON:
 		return writeJSON(w, root)
 	}
 	return fmt.Errorf("%q: %w", format, ErrFormat)
