@@ -2,15 +2,10 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/bedplate/bedplate/bmc"
 	"github.com/bedplate/bedplate/bmc/dial"
@@ -93,31 +88,6 @@ func (e *Engine) booted(name machine.Name, since time.Time) bool {
 type bmcViews struct {
 	*fleet.Fleet
 	e *Engine
-}
-
-// Answer implements api.BMCs.
-func (v bmcViews) Answer(ctx context.Context, name string, answer proto.Message) error {
-	return bmcError(v.Fleet.Answer(ctx, name, answer))
-}
-
-// bmcError gives the kinds of a BMC's errors the codes that clients know.
-func bmcError(err error) error {
-	if err == nil {
-		return nil
-	}
-	for _, known := range []struct {
-		is   error
-		code codes.Code
-	}{
-		{bmc.ErrUnsupported, codes.Unimplemented}, {bmc.ErrNotFound, codes.NotFound}, {bmc.ErrPermission, codes.FailedPrecondition},
-		{bmc.ErrAuth, codes.FailedPrecondition}, {bmc.ErrCertificate, codes.FailedPrecondition},
-		{bmc.ErrCircuitOpen, codes.Unavailable}, {bmc.ErrUnreachable, codes.Unavailable}, {bmc.ErrBusy, codes.Unavailable}, {bmc.ErrClosed, codes.Unavailable},
-	} {
-		if errors.Is(err, known.is) {
-			return status.Error(known.code, err.Error())
-		}
-	}
-	return err
 }
 
 // explainConsole adds to an explanation what the machine's console has said

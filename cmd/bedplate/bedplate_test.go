@@ -211,6 +211,7 @@ func populate(f *fakeServer) {
 	on(f, "RetryWorkflow", func(q *pb.RetryWorkflowRequest) (*pb.Workflow, error) { return action(q.Name) })
 	on(f, "ApproveWorkflow", func(q *pb.ApproveWorkflowRequest) (*pb.Workflow, error) { return action(q.Name) })
 	onStream(f, "FollowWorkflow", func(q *pb.FollowWorkflowRequest, s grpc.ServerStream) error { return followFixture(f, q, s) })
+	populateBMC(f)
 	f.refuse = func(obj resource.Object) error {
 		m, ok := obj.(*pb.Machine)
 		if ok && m.GetSpec().GetSerial() == "DUP" {

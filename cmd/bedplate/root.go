@@ -55,7 +55,7 @@ with which token, is in ~/.config/bedplate/config.yaml, in the environment
 	}
 	add(groupWork, newApplyCommand(a), newGetCommand(a), newListCommand(a), newDescribeCommand(a), newDeleteCommand(a), newWatchCommand(a))
 	add(groupKinds, newMachineCommand(a), newWorkflowCommand(a), newTemplateCommand(a), newInstanceCommand(a), newImageCommand(a),
-		newNetworkCommand(a), newPoolCommand(a), newRuleCommand(a), newJobCommand(a), newTokenCommand(a), newSecretCommand(a), newEventCommand(a))
+		newNetworkCommand(a), newPoolCommand(a), newRuleCommand(a), newJobCommand(a), newBMCCommand(a), newTokenCommand(a), newSecretCommand(a), newEventCommand(a))
 	root.SetHelpCommandGroupID(groupServer)
 	root.SetCompletionCommandGroupID(groupServer)
 	add(groupServer, newServeCommand(a), newDemoCommand(a), newAgentOSCommand(a), newDebianImageCommand(a), newLabCommand(a), newVersionCommand(a))
