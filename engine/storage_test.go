@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/workflow/expression"
 	"github.com/bedplate/bedplate/workflow/plan"
 )
@@ -102,4 +104,21 @@ func TestInstallImage_Storage(t *testing.T) {
 			t.Errorf("checked with %v", got["layout"])
 		}
 	})
+}
+
+func TestCheckInstance_StorageHints(t *testing.T) {
+	err := checkInstance(&pb.InstanceSpec{Machine: "m", Storage: &pb.StorageSpec{
+		RootDisk: "disk.sise > 1", Disks: []*pb.StorageDisk{{Name: "a", Serial: "S"}, {Name: "b", Hint: "disk.size +"}},
+	}})
+	var fields *resource.FieldErrors
+	if !errors.As(err, &fields) {
+		t.Fatalf("error is %v, want one of fields", err)
+	}
+	var paths []string
+	for _, e := range fields.Errors {
+		paths = append(paths, e.Path)
+	}
+	if diff := cmp.Diff([]string{"spec.storage.root_disk", "spec.storage.disks[1].hint"}, paths); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -28,6 +29,9 @@ const (
 	// phaseApply is make, then configure.
 	phaseApply = "apply"
 )
+
+// stopTime bounds the deactivation of everything, which goes on when a step is cancelled.
+const stopTime = 2 * time.Minute
 
 // runner is one run of the action. It belongs to one goroutine.
 type runner struct {
@@ -153,7 +157,9 @@ func (r *runner) run(ctx context.Context) (map[string]any, error) {
 	outputs, err := r.carryOut(ctx, ops)
 	if err != nil || r.phase != phaseMake {
 		// What stays active after a failure would be in the way of the next try.
-		err = errors.Join(err, r.stopAll(context.WithoutCancel(ctx)))
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		defer cancel()
+		err = errors.Join(err, r.stopAll(after))
 	}
 	if err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ type Command struct {
 	Stdin []byte
 	// Files are further inputs, from /dev/fd/3 on.
 	Files [][]byte
-	// Line hears of what it prints.
+	// Line hears of what it prints, one call at a time.
 	Line func(stream, text string)
 }
 
@@ -57,8 +57,15 @@ func run(ctx context.Context, c Command) error {
 			_ = w.Close()
 		})
 	}
-	out := &lineWriter{stream: step.Stdout, line: c.Line}
-	errs := &lineWriter{stream: step.Stderr, line: c.Line}
+	var mu sync.Mutex
+	line := func(stream, text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if c.Line != nil {
+			c.Line(stream, text)
+		}
+	}
+	out, errs := &lineWriter{stream: step.Stdout, line: line}, &lineWriter{stream: step.Stderr, line: line}
 	cmd.Stdout, cmd.Stderr = out, errs
 	err = cmd.Run()
 	out.end()
@@ -105,7 +112,7 @@ func (w *lineWriter) Write(b []byte) (int, error) {
 }
 
 func (w *lineWriter) end() {
-	if len(w.part) > 0 && w.line != nil {
+	if len(w.part) > 0 {
 		w.line(w.stream, strings.ToValidUTF8(string(w.part), "\uFFFD"))
 	}
 	w.part = w.part[:0]
@@ -121,11 +128,8 @@ func (r *runner) tool(ctx context.Context, stdin []byte, args ...string) error {
 }
 
 func (r *runner) program(ctx context.Context, c Command) error {
-	var mu sync.Mutex
 	var last []string
 	c.Line = func(stream, text string) {
-		mu.Lock()
-		defer mu.Unlock()
 		r.rep.Log(stream, text)
 		if last = append(last, text); len(last) > lastLines {
 			last = last[1:]
@@ -147,12 +151,9 @@ var errOutput = errors.New("it printed too much")
 // ask runs a program and returns what it prints on stdout. What it prints on
 // stderr is in the error.
 func (r *runner) ask(ctx context.Context, args ...string) (string, error) {
-	var mu sync.Mutex
 	var out strings.Builder
 	var said []string
 	err := r.Run(ctx, Command{Args: args, Line: func(stream, text string) {
-		mu.Lock()
-		defer mu.Unlock()
 		if stream == step.Stdout && out.Len() <= maxOutput {
 			_, _ = io.WriteString(&out, text+"\n") // Never fails.
 		}
