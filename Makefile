@@ -30,7 +30,7 @@ test:
 
 ## e2e: real firmware in QEMU, foreign DHCP servers and clients, crashes
 e2e: e2e-deps build agentos debian-image storage-image
-	BEDPLATE_E2E=1 $(GO) test -count=1 -p 1 -timeout 15m ./agent/... ./lab/... ./test/interop/...
+	BEDPLATE_E2E=1 $(GO) test -count=1 -p 1 -timeout 40m ./agent/... ./lab/... ./test/interop/...
 	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e
 
 ## bench: what the speed claims rest on, each against its peer in one run

@@ -413,16 +413,15 @@ func TestGuest_Crash(t *testing.T) {
 	const layout = `
 disks: [{name: a, serial: D1, wipe: keep}, {name: b, serial: D2, wipe: keep}]
 raid: [{name: data, level: raid1, devices: [a, b]}]
-encryption: [{name: vault, device: data, key_secret: k, tpm: required}]
+encryption: [{name: vault, device: data, tpm: required}]
 volume_groups: [{name: vg, devices: [vault]}]
 logical_volumes: [{name: srv, volume_group: vg}]
 filesystems: [{device: vg/srv, type: ext4, path: /srv}]
 `
-	keys := map[string]any{"k": "open sesame"}
 	crashes := 0
 	for {
 		w.failAt, w.runs = crashes+1, 0
-		_, err := w.apply("apply", layout, keys)
+		_, err := w.apply("apply", layout, nil)
 		if err == nil {
 			break
 		}
@@ -439,7 +438,7 @@ filesystems: [{device: vg/srv, type: ext4, path: /srv}]
 	}
 	w.failAt = 0
 	w.image()
-	out := w.must("check", layout, keys)
+	out := w.must("check", layout, nil)
 	if diff := cmp.Diff([]any{"a", "b"}, out["kept"]); diff != "" {
 		t.Errorf("kept (-want +got):\n%s", diff)
 	}
