@@ -104,7 +104,7 @@ func (s *Server) reset(context.Context, *handlers.HandlerContext, []byte) ([]byt
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.commands.Go(s.board.Restart)
+		s.work.Go(s.board.Restart)
 	}
 	return nil, types.CodeOK, nil
 }

@@ -67,12 +67,12 @@ func (s *Server) chassisControl(ctx context.Context, _ *handlers.HandlerContext,
 		<-s.power
 		return nil, types.CodeNodeBusy, nil
 	}
-	s.commands.Go(func() {
-		defer func() { <-s.power }()
+	s.work.Go(func() {
 		err := s.board.Power(s.life, action)
 		if err != nil {
 			s.log.Debug("changing the power by IPMI", "action", string(action), "err", err)
 		}
+		<-s.power
 		done <- err
 	})
 	s.mu.Unlock()
