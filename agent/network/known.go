@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -49,6 +50,21 @@ func (m *Manager) device(ctx context.Context, link Link, vlan int) (Link, bool) 
 		if !sleep(ctx, time.Second) {
 			return Link{}, false
 		}
+	}
+}
+
+// sayTaken tells people that another host has the address that was given. It is
+// used all the same: a router that answers for everybody (proxy ARP) isn't one.
+func (m *Manager) sayTaken(ctx context.Context, on Link, addr netip.Addr) {
+	if m.cfg.Holder == nil {
+		return
+	}
+	mac, taken, err := m.cfg.Holder(ctx, on, addr)
+	switch {
+	case taken:
+		m.cfg.Say("%s: %s answers for the address %s that is given to this machine: is it in use twice?", on.Name, mac, addr)
+	case err != nil && ctx.Err() == nil:
+		m.cfg.Log.Warn("asking whether an address is in use", "iface", on.Name, "err", err)
 	}
 }
 

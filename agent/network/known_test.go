@@ -81,6 +81,25 @@ func TestManager_Known(t *testing.T) {
 			}
 		})
 	})
+	t.Run("an address that another host has is used, and said to be in use", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{links: two(), dhcp: silent, reaches: map[string]bool{"eth1": true}}
+			m := w.manager(t)
+			m.cfg.Interfaces = []Interface{{MAC: macs[1], Lease: lease}}
+			m.cfg.Holder = func(_ context.Context, link Link, addr netip.Addr) (machine.MAC, bool, error) {
+				return machine.MAC{2, 0, 0, 0, 0, 9}, link.Name == "eth1" && addr == lease.Address.Addr(), nil
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_ = m.Run(ctx)
+			if all := strings.Join(w.said, "\n"); !strings.Contains(all, "eth1: 02:00:00:00:00:09 answers for the address 10.9.0.5") {
+				t.Errorf("said %q", all)
+			}
+			if m.Address() != lease.Address.Addr() {
+				t.Errorf("address %s", m.Address())
+			}
+		})
+	})
 	t.Run("on a VLAN the VLAN's link is configured and probed", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{links: two(), dhcp: silent, reaches: map[string]bool{"eth1.42": true}}

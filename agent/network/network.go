@@ -68,6 +68,9 @@ type Config struct {
 	// Probe reports whether the server is reached over this interface, within
 	// the time that ctx gives it.
 	Probe func(ctx context.Context, iface string) error
+	// Holder returns another host on the link that has an address already; nil:
+	// nobody is asked before an address that was given beforehand is used.
+	Holder func(ctx context.Context, link Link, addr netip.Addr) (machine.MAC, bool, error)
 	// Resolver takes the name servers of the link in use.
 	Resolver func(nameservers []netip.Addr, search []string) error
 	// Say tells people at the console.
@@ -232,6 +235,7 @@ func (m *Manager) runLink(ctx context.Context, link Link) {
 		static := known.Lease
 		m.cfg.Say("%s (%s): address %s, given beforehand", on.Name, link.MAC, static.Address)
 		m.leased(link, &static)
+		m.sayTaken(ctx, on, static.Address.Addr())
 		<-ctx.Done()
 	}
 }

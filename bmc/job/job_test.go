@@ -79,6 +79,26 @@ func TestController_Operations(t *testing.T) {
 			}
 		})
 	})
+	t.Run("as a stick it has another name, and what was ejected is taken back", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, r *rack) {
+			f := r.machine("web-1")
+			defer r.start()()
+			usb := &pb.MediaOperation{Kind: "usb"}
+			r.job("j", "web-1", &pb.Operation{Operation: &pb.Operation_InsertMedia{InsertMedia: usb}})
+			r.succeeded("j")
+			if got := f.MediaImage(bmc.MediaUSB); got != "http://server/media/t0ken/web-1.img" {
+				t.Errorf("inserted is %q", got)
+			}
+			if len(r.ejected) != 0 {
+				t.Errorf("taken back before: %q", r.ejected)
+			}
+			r.job("k", "web-1", &pb.Operation{Operation: &pb.Operation_EjectMedia{EjectMedia: usb}})
+			r.succeeded("k")
+			if diff := cmp.Diff([]string{"web-1"}, r.ejected); diff != "" {
+				t.Errorf("taken back (-want +got):\n%s", diff)
+			}
+		})
+	})
 	t.Run("an operating system that doesn't shut down loses its power when its grace is over", func(t *testing.T) {
 		inBubble(t, func(t *testing.T, r *rack) {
 			f := r.machine("web-1")

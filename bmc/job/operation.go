@@ -213,6 +213,10 @@ func (c *Controller) insertMedia(ctx context.Context, m *pb.Machine, op *pb.Medi
 		if url, err = c.cfg.MediaURL(ctx, m); err != nil {
 			return "", fmt.Errorf("making the medium for machine %s: %w", m.Metadata.Name, err)
 		}
+		if kind == bmc.MediaUSB {
+			// The same image; BMCs tell a stick from a CD by its name's ending.
+			url = strings.TrimSuffix(url, ".iso") + ".img"
+		}
 		shown = agentMedia
 	}
 	err := c.do(ctx, m, func(ctx context.Context, b *bmc.Client) error { return b.InsertMedia(ctx, kind, url) })

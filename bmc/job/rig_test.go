@@ -35,6 +35,7 @@ type rack struct {
 	mu        sync.Mutex
 	fakes     map[string]*bmctest.Fake // by address
 	sightings []machine.Sighting
+	ejected   []string
 	events    []string
 }
 
@@ -115,6 +116,12 @@ func (r *rack) start() (stop func()) {
 		cfg.MediaURL = func(_ context.Context, m *pb.Machine) (string, error) {
 			return "http://server/media/t0ken/" + m.Metadata.Name + ".iso", nil
 		}
+	}
+	cfg.MediaEjected = func(_ context.Context, m *pb.Machine) error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.ejected = append(r.ejected, m.Metadata.Name)
+		return nil
 	}
 	ctl, err := job.New(cfg)
 	if err != nil {

@@ -91,7 +91,7 @@ func newMachine() (*machine, error) {
 		Kernel: network.Linux{Sys: "/sys"}, Conns: network.LinuxConns{}, Prefer: m.opts.MAC,
 		Static:     network.Static(m.opts.Static.Address, m.opts.Static.Gateway, m.opts.Static.Nameservers),
 		Interfaces: interfaces(m.opts.Interfaces), Advice: advice(m.opts),
-		Probe: network.Probe(m.opts.Server), Resolver: network.WriteResolver("/etc/resolv.conf"),
+		Probe: network.Probe(m.opts.Server), Resolver: network.WriteResolver("/etc/resolv.conf"), Holder: network.Holder,
 		Say: m.say, Log: m.log, Now: time.Now, Rand: mathrand.Uint32,
 	})
 	return m, err
