@@ -125,7 +125,9 @@ func TestFromWorkflow_NotErased(t *testing.T) {
 		{"one disk reported in place of two alike", func(m *pb.Machine, _ *pb.Workflow) {
 			m.Status.Inventory.Disks = append(m.Status.Inventory.Disks, proto.Clone(m.Status.Inventory.Disks[0]).(*pb.Disk))
 		}, nil, "disk nvme0n1 (S1) of the inventory is not among the erased"},
-		{"another disk in its place", nil, map[string]any{"serial": "S9"}, "disk nvme0n1 (S1) of the inventory is not among the erased"},
+		{"another disk in its place", nil, map[string]any{"wwn": "eui.9"}, "disk nvme0n1 (S1) of the inventory is not among the erased"},
+		{"another serial number, on disks without a world wide name", func(m *pb.Machine, _ *pb.Workflow) { m.Status.Inventory.Disks[0].Wwn = "" },
+			map[string]any{"wwn": "", "serial": "S9"}, "disk nvme0n1 (S1) of the inventory is not among the erased"},
 		{"a smaller disk than there was", nil, map[string]any{"size_bytes": 1 << 29}, "disk nvme0n1 has 1073741824 bytes in the inventory, and 536870912 were erased"},
 		{"no inventory", func(m *pb.Machine, _ *pb.Workflow) { m.Status.Inventory = nil }, nil, "the machine has no inventory"},
 		{"a failed workflow", func(_ *pb.Machine, w *pb.Workflow) {

@@ -186,7 +186,7 @@ var levels = map[string][]string{
 }
 
 // buses says which disks a method is for; the others are for all.
-var buses = map[string][]string{"nvme": {"nvme"}, "ata": {"sata"}, "scsi": {"sas", "scsi", "usb"}}
+var buses = map[string][]string{"nvme": {"nvme"}, "ata": {"sata"}, "scsi": {"sas", "scsi"}}
 
 // problems returns what is wrong with a device on its own.
 func (d Device) problems() []string {

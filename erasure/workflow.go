@@ -207,20 +207,16 @@ func (r *Record) match(disk *pb.Disk, used []bool) int {
 	return found
 }
 
-// same reports whether a device is that disk. Where both have a world wide name
-// or a serial number these decide; a disk without either goes by its name.
+// same reports whether a device is that disk: by the world wide name, else the
+// serial number. A disk without either goes by its name.
 func (d Device) same(disk *pb.Disk) bool {
-	known := false
 	for _, pair := range [][2]string{{d.WWN, disk.GetWwn()}, {d.Serial, disk.GetSerial()}} {
-		switch {
-		case pair[0] == "" && pair[1] == "":
-		case pair[0] != pair[1]:
-			return false
-		default:
-			known = true
+		// The disk itself and the kernel may pad differently.
+		if a, b := strings.Fields(pair[0]), strings.Fields(pair[1]); len(a)+len(b) > 0 {
+			return slices.Equal(a, b)
 		}
 	}
-	return known || d.Name == disk.GetName()
+	return d.Name == disk.GetName()
 }
 
 // Resource returns the resource that keeps a signed record.

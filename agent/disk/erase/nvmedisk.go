@@ -128,11 +128,9 @@ func (d *nvmeDisk) methods() []method {
 func (d *nvmeDisk) formatsAll() bool { return d.controller.FormatsAll || d.controller.ErasesAll }
 
 func (d *nvmeDisk) format(ctx context.Context, e nvme.Erase) error {
-	nsid := d.facts.Namespace
-	if d.formatsAll() && !d.controller.NoBroadcast {
-		nsid = nvme.AllNamespaces
-	}
-	if err := d.port.NVMe(ctx, nvme.Format(d.namespace, nsid, e, formatTimeout)); err != nil {
+	// Where a format reaches every namespace, naming one is enough; naming all
+	// would give them this one's block size.
+	if err := d.port.NVMe(ctx, nvme.Format(d.namespace, d.facts.Namespace, e, formatTimeout)); err != nil {
 		return fmt.Errorf("formatting: %w", err)
 	}
 	return nil

@@ -174,7 +174,7 @@ func (r *run) prepare(ctx context.Context, t *target) error {
 	}
 	t.at = places(t.medium.Size(), r.want.samples, r.want.seed)
 	if t.resumed == "" && r.want.verify != verifyNone {
-		t.before, t.known = fingerprint(ctx, t.medium, t.at), true
+		t.before, t.known = fingerprint(ctx, t.medium, t.at)
 	}
 	return ctx.Err()
 }
@@ -193,7 +193,7 @@ func (r *run) connect(ctx context.Context, t *target) driver {
 		d = &nvmeDisk{port: port, facts: t.facts, poll: r.s.Poll}
 	case "sata":
 		d = &ataDisk{port: port, poll: r.s.Poll, rotational: t.disk.GetRotational(), now: r.s.Now}
-	case "sas", "scsi", "usb":
+	case "sas", "scsi": // Bridges to USB hang on commands that they don't know.
 		d = &scsiDisk{port: port, poll: r.s.Poll}
 	default:
 		return d
@@ -246,7 +246,7 @@ func (r *run) erase(ctx context.Context, u *unit, t *target) error {
 
 // family reports whether a method is for disks on that bus.
 func family(method, bus string) bool {
-	prefix, ok := map[string]string{"nvme": "nvme-", "sata": "ata-", "sas": "scsi-", "scsi": "scsi-", "usb": "scsi-"}[bus]
+	prefix, ok := map[string]string{"nvme": "nvme-", "sata": "ata-", "sas": "scsi-", "scsi": "scsi-"}[bus]
 	return ok && strings.HasPrefix(method, prefix)
 }
 

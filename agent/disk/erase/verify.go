@@ -55,21 +55,30 @@ func places(size int64, samples int, seed uint64) []int64 {
 // as nothing but zeros or ones, or not at all, is absent.
 type prints map[int64][sha256.Size]byte
 
-// fingerprint reads every place. Places that can't be read are left out: the
-// disk may be locked, or be in the middle of something.
-func fingerprint(ctx context.Context, m Medium, at []int64) prints {
-	out := prints{}
+// maxUnreadable is how many places may fail to be read beforehand. A dying disk
+// takes half a minute over each.
+const maxUnreadable = 8
+
+// fingerprint reads every place, and reports whether that was possible. The
+// disk may be locked, broken, or in the middle of something.
+func fingerprint(ctx context.Context, m Medium, at []int64) (prints, bool) {
+	out, unreadable := prints{}, 0
 	buf := disk.Aligned(sampleSize)
 	for _, off := range at {
 		if ctx.Err() != nil {
-			break
+			return nil, false
 		}
 		b, err := readPlace(m, buf, off)
-		if err == nil && uniform(b) == foundNothing {
+		switch {
+		case err != nil:
+			if unreadable++; unreadable > maxUnreadable {
+				return nil, false
+			}
+		case uniform(b) == foundNothing:
 			out[off] = sha256.Sum256(b)
 		}
 	}
-	return out
+	return out, unreadable == 0
 }
 
 func readPlace(m Medium, buf []byte, off int64) ([]byte, error) {

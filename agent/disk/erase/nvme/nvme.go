@@ -145,8 +145,8 @@ type Controller struct {
 	// CanFormat, CanManage: OACS bits 1 and 3.
 	CanFormat, CanManage bool
 	// FormatsAll: Format NVM reaches every namespace (FNA bit 0), ErasesAll: it
-	// does when it erases (bit 1), CanCrypto (bit 2), NoBroadcast (bit 3).
-	FormatsAll, ErasesAll, CanCrypto, NoBroadcast bool
+	// does when it erases (bit 1), CanCrypto (bit 2).
+	FormatsAll, ErasesAll, CanCrypto bool
 	// Sanitize holds SANICAP as it came.
 	Sanitize uint32
 }
@@ -166,7 +166,7 @@ func ParseController(b []byte) (Controller, error) {
 	return Controller{
 		Serial: text(b[4:24]), Model: text(b[24:64]), Firmware: text(b[64:72]), Subsystem: text(b[768:1024]),
 		CanFormat: oacs&(1<<1) != 0, CanManage: oacs&(1<<3) != 0,
-		FormatsAll: fna&1 != 0, ErasesAll: fna&2 != 0, CanCrypto: fna&4 != 0, NoBroadcast: fna&8 != 0,
+		FormatsAll: fna&1 != 0, ErasesAll: fna&2 != 0, CanCrypto: fna&4 != 0,
 		Sanitize: binary.LittleEndian.Uint32(b[328:]),
 	}, nil
 }
