@@ -140,3 +140,34 @@ func TestParseSize(t *testing.T) {
 		}
 	}
 }
+
+// FuzzRead wants of every declaration that is taken that its parts come after
+// what they lie on, and that each part has a disk beneath it.
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(stack))
+	f.Add([]byte(`{"raid":[{"name":"a","devices":["b"]},{"name":"b","devices":["a"]}]}`))                                          // a cycle
+	f.Add([]byte(`{"filesystems":[{"device":"root","path":"/"}],"encryption":[{"name":"root/","device":"root"}]}`))                // a whole root disk
+	f.Add([]byte(`{"logical_volumes":[{"name":"p","type":"thin","pool":"p","volume_group":"v"}],"volume_groups":[{"name":"v"}]}`)) // a pool in itself
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := &pb.StorageSpec{}
+		if protojson.Unmarshal(b, s) != nil {
+			return
+		}
+		l, problems := Read(s)
+		if len(problems) > 0 {
+			return
+		}
+		seen := map[*Node]bool{}
+		for _, n := range l.Nodes {
+			for _, on := range n.On {
+				if !seen[on] {
+					t.Fatalf("%s comes before %s", n, on)
+				}
+			}
+			if len(n.Disks) == 0 {
+				t.Fatalf("%s lies on no disk", n)
+			}
+			seen[n] = true
+		}
+	})
+}
