@@ -164,7 +164,7 @@ func (j *job) leave(o outcome) {
 		j.cfg.Log.Error("outputs left out", "action", o.node.ID, "err", err)
 	}
 	next := o.result.Leave.NextBoot
-	j.report(&pb.StepChange{Step: o.node.ID, State: pb.StepState_STEP_RUNNING, Attempt: o.attempt, Leaving: true, NextBoot: next, Outputs: outputs})
+	j.report(&pb.StepChange{Step: o.node.ID, State: pb.StepState_STEP_RUNNING, Attempt: o.attempt, Leaving: true, NextBoot: next, LeaveBy: o.result.Leave.By, Outputs: outputs})
 	flushed := j.outbox.flushed()
 	j.say("step %s: the machine goes down now, to come back as: %s", o.node.ID, next)
 	j.running++

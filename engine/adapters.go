@@ -272,6 +272,7 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 		"format": i.GetSpec().GetFormat(), "compression": i.GetSpec().GetCompression(),
 		"root_partition": float64(i.GetSpec().GetRootPartition()), "os": i.GetSpec().GetOs(), "os_version": i.GetSpec().GetOsVersion(),
 		"architecture": i.GetSpec().GetArchitecture(), "configuration": orText(i.GetSpec().GetConfiguration(), "cloud-init"),
+		"handover": orText(i.GetSpec().GetHandover(), "auto"),
 	}, nil
 }
 

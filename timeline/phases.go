@@ -20,6 +20,7 @@ const (
 	PhaseMedium     = "boot medium"
 	PhaseAgentStart = "agent start"
 	PhaseReboot     = "reboot"
+	PhaseKexec      = "kexec"
 	PhaseOSBoot     = "operating system boot"
 	PhaseFirstBoot  = "first boot configuration"
 	stepPrefix      = "step "
@@ -68,6 +69,8 @@ func transition(now string, s machine.Sighting) string {
 			return "-"
 		case "leaving":
 			return PhaseReboot
+		case "leaving-by-kexec":
+			return PhaseKexec
 		}
 	case machine.SourceMetadata:
 		return transitionMetadata(now, s.Event)
@@ -86,6 +89,9 @@ func transitionDHCP(now, event string) string {
 		if event == "DISCOVER" || event == "REQUEST" {
 			return PhaseDHCP
 		}
+	case PhaseKexec:
+		// What asks for an address is the kernel that was jumped to: the agent again,
+		// or the installed system. Had the jump failed, the firmware's boot file would show it.
 	case PhaseDHCP:
 		if event == "ACK" {
 			return PhaseBootFile
@@ -133,7 +139,7 @@ func transitionMetadata(now, event string) string {
 	switch {
 	case event == "phone-home":
 		return "-"
-	case now == PhaseOSBoot || now == PhaseReboot || now == PhaseDHCP || now == PhaseBootFile || now == PhaseIPXE:
+	case now == PhaseOSBoot || now == PhaseReboot || now == PhaseKexec || now == PhaseDHCP || now == PhaseBootFile || now == PhaseIPXE:
 		return PhaseFirstBoot
 	}
 	return ""

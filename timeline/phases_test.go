@@ -64,6 +64,24 @@ func TestPhases(t *testing.T) {
 			},
 		},
 		{
+			name: "a machine that waited and passes its firmware by",
+			seen: []machine.Sighting{
+				seen(0, machine.SourceAgent, "step-start", "reboot boot.kexec"), seen(1, machine.SourceAgent, "step-end", "reboot"), seen(1, machine.SourceAgent, "leaving-by-kexec", "disk"),
+				seen(6, machine.SourceDHCP, "DISCOVER", ""), seen(6.1, machine.SourceDHCP, "ACK", ""),
+				seen(9, machine.SourceMetadata, "meta-data", ""), seen(12, machine.SourceMetadata, "phone-home", ""),
+			},
+			want: []string{"step reboot 0..1", "kexec 1..9", "first boot configuration 9..12"},
+		},
+		{
+			name: "a kernel that was jumped to and did not come up",
+			seen: []machine.Sighting{
+				seen(1, machine.SourceAgent, "leaving-by-kexec", "disk"),
+				seen(31, machine.SourceDHCP, "DISCOVER", ""), seen(32, machine.SourceDHCP, "ACK", ""), seen(33, machine.SourceTFTP, "RRQ", "undionly.kpxe"),
+				seen(34, machine.SourceTFTP, "complete", "undionly.kpxe"), seen(35, machine.SourceHTTP, "script", "disk"),
+			},
+			want: []string{"kexec 1..33", "boot file 33..34", "ipxe 34..35", "operating system boot 35.."},
+		},
+		{
 			name: "a firmware that already is iPXE goes from DHCP to the script",
 			seen: []machine.Sighting{
 				seen(0, machine.SourceDHCP, "DISCOVER", "iPXE"), seen(1, machine.SourceDHCP, "ACK", "iPXE"), seen(2, machine.SourceHTTP, "script", "agent"),

@@ -197,6 +197,7 @@ func (c *Controller) facts(ctx context.Context, wf *pb.Workflow, m *pb.Machine) 
 	if err != nil {
 		return nil, err
 	}
+	machine.Fields["warm"] = structpb.NewBoolValue(warm(wf, m))
 	p := &pb.Plan{
 		Workflow: wf.GetMetadata().GetName(), WorkflowUid: wf.GetMetadata().GetUid(), Run: wf.GetStatus().GetRun(),
 		Template: wf.GetStatus().GetTemplate(), Inputs: wf.GetSpec().GetInputs(), Machine: machine,
@@ -214,6 +215,13 @@ func (c *Controller) facts(ctx context.Context, wf *pb.Workflow, m *pb.Machine) 
 		p.Server = c.cfg.Server(ctx, m, instance)
 	}
 	return p, nil
+}
+
+// warm reports whether the machine waited in the agent when the workflow was
+// made: it was not booted for it.
+func warm(wf *pb.Workflow, m *pb.Machine) bool {
+	enrolled, made := m.GetStatus().GetAgent().GetEnrollTime(), wf.GetMetadata().GetCreateTime()
+	return enrolled.IsValid() && made.IsValid() && enrolled.AsTime().Before(made.AsTime())
 }
 
 func (c *Controller) secret(ctx context.Context, name string) (map[string]string, error) {

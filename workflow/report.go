@@ -240,6 +240,9 @@ func outputBytes(run *plan.Run) int {
 	return n
 }
 
+// leaveByKexec is StepChange.leave_by of a machine that passes its firmware by.
+const leaveByKexec = "kexec"
+
 // note tells the timeline of a step that began or ended.
 func (t *tx) note(run *plan.Run, c *pb.StepChange, before pb.StepState, s *Session) {
 	step := run.Step(c.GetStep())
@@ -247,8 +250,11 @@ func (t *tx) note(run *plan.Run, c *pb.StepChange, before pb.StepState, s *Sessi
 		t.sight("step-start", step, step.GetUses(), lastAttempt(step).GetStartTime())
 	}
 	if c.GetLeaving() {
-		at := t.now
-		t.sightings = append(t.sightings, machine.Sighting{Time: at, Source: machine.SourceAgent, Machine: machine.Name(s.machine), Address: s.address, Event: "leaving", Detail: c.GetNextBoot()})
+		event := "leaving"
+		if c.GetLeaveBy() == leaveByKexec {
+			event = "leaving-by-kexec"
+		}
+		t.sightings = append(t.sightings, machine.Sighting{Time: t.now, Source: machine.SourceAgent, Machine: machine.Name(s.machine), Address: s.address, Event: event, Detail: c.GetNextBoot()})
 	}
 	if step.GetState() != pb.StepState_STEP_RUNNING && step.GetState() != pb.StepState_STEP_WAITING {
 		t.noteEnd(step)

@@ -5,7 +5,8 @@
 // carries out once the server knows. boot.kexec fetches kernel and initramfs
 // and loads them first (kexec_file_load(2), which works under Secure Boot for
 // signed kernels), so that what can go wrong goes wrong while the machine can
-// still say so.
+// still say so. Where it was told to, it restarts the machine by way of its
+// firmware when a kexec can't be had or is known to end badly.
 package boot
 
 import (
@@ -26,8 +27,12 @@ type Machine struct {
 	// Mount mounts a block device's file system read only and returns where,
 	// and how to undo it. MountReadOnly outside tests.
 	Mount func(ctx context.Context, device string) (root string, unmount func() error, err error)
+	// Partitions lists those of a disk that can be mounted. Partitions outside tests.
+	Partitions func(ctx context.Context, disk string) ([]Partition, error)
 	// Temp is a folder in memory.
 	Temp string
+	// Root is what /sys and /proc are below; empty: /.
+	Root string
 }
 
 // Reboot is the action machine.reboot. With: boot (agent or disk).

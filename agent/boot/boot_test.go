@@ -3,6 +3,7 @@ package boot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -137,5 +138,146 @@ func TestMachine_Kexec(t *testing.T) {
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// installed is a disk with a boot partition, a root partition and one that
+// can't be mounted.
+type installed struct {
+	folders map[string]string // by device
+	open    int
+}
+
+func newInstalled(t *testing.T, files map[string]string) *installed {
+	t.Helper()
+	i := &installed{folders: map[string]string{"/dev/vda1": t.TempDir(), "/dev/vda2": t.TempDir()}}
+	for name, content := range files {
+		device, name, _ := strings.Cut(name, ":")
+		path := filepath.Join(i.folders[device], name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return i
+}
+
+func (i *installed) partitions(context.Context, string) ([]Partition, error) {
+	return []Partition{{Number: 1, Device: "/dev/vda1", UUID: "boot-uuid"}, {Number: 2, Device: "/dev/vda2", UUID: "root-uuid"}, {Number: 3, Device: "/dev/vda3"}}, nil
+}
+
+func (i *installed) mount(_ context.Context, device string) (string, func() error, error) {
+	dir, ok := i.folders[device]
+	if !ok {
+		return "", nil, errors.New("damaged")
+	}
+	i.open++
+	return dir, func() error { i.open--; return nil }, nil
+}
+
+func TestMachine_Kexec_Disk(t *testing.T) {
+	disk := newInstalled(t, map[string]string{
+		"/dev/vda1:grub/grub.cfg": "menuentry Linux {\n search --fs-uuid --set=root boot-uuid\n linux /vmlinuz root=UUID=root-uuid ro\n initrd /microcode /initrd\n}\n",
+		"/dev/vda1:vmlinuz":       "kernel", "/dev/vda1:microcode": "micro", "/dev/vda1:initrd": "initrd",
+	})
+	bad := newInstalled(t, nil)
+	refuses := errors.New("not signed")
+	for _, tt := range []struct {
+		name    string
+		disk    *installed
+		root    map[string]string // files below /
+		with    map[string]any
+		images  map[string]any
+		load    error // what the kernel says to it
+		jump    error
+		want    string // loaded
+		went    string
+		outputs string
+		fails   string
+	}{
+		{name: "the default of the boot loader, from its own partition", disk: disk, want: "kernel|microinitrd|root=UUID=root-uuid ro", went: "kexec", outputs: "kexec"},
+		{name: "with a restart if it does not come up", disk: disk, with: map[string]any{"otherwise": "reboot"}, want: "kernel|microinitrd|root=UUID=root-uuid ro panic=30", went: "kexec", outputs: "kexec"},
+		{name: "nothing to boot is an error", disk: bad, fails: "no boot loader's configuration was found"},
+		{name: "nothing to boot is a restart", disk: bad, with: map[string]any{"otherwise": "reboot"}, went: "restart", outputs: "reboot: looking for the kernel"},
+		{name: "a kernel that is refused is a restart", disk: disk, with: map[string]any{"otherwise": "reboot"}, load: refuses, want: "kernel|microinitrd|root=UUID=root-uuid ro panic=30", went: "restart", outputs: "reboot: not signed"},
+		{name: "a jump that is refused is a restart", disk: disk, with: map[string]any{"otherwise": "reboot"}, jump: errors.New("busy"), want: "kernel|microinitrd|root=UUID=root-uuid ro panic=30", went: "kexec restart", outputs: "kexec"},
+		{name: "not to be tried", disk: disk, with: map[string]any{"otherwise": "reboot", "try": false}, went: "restart", outputs: "reboot: kexec is not wanted"},
+		{name: "an image that wants a restart", disk: disk, with: map[string]any{"otherwise": "reboot"}, images: map[string]any{"debian": map[string]any{"handover": "reboot"}}, went: "restart", outputs: "reboot: kexec is not safe here: image debian"},
+		{name: "firmware settings that wait", disk: disk, root: map[string]string{"sys/class/firmware-attributes/thinklmi/attributes/pending_reboot": "1\n"}, with: map[string]any{"otherwise": "reboot"}, went: "restart", outputs: "reboot: kexec is not safe here: firmware settings"},
+		{name: "a capsule that waits", disk: disk, root: map[string]string{"sys/firmware/efi/efivars/OsIndications" + efiGlobal: "\x07\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00"}, with: map[string]any{"otherwise": "reboot"}, went: "restart", outputs: "reboot: kexec is not safe here: the firmware has something to do"},
+		{name: "another boot that is wanted next", disk: disk, root: map[string]string{"sys/firmware/efi/efivars/BootNext" + efiGlobal: "\x07\x00\x00\x00\x03\x00"}, with: map[string]any{"otherwise": "reboot"}, went: "restart", outputs: "reboot: kexec is not safe here: the firmware is to boot something else next (BootNext is 0003)"},
+		{name: "a driver whose devices don't survive", disk: disk, root: map[string]string{"sys/bus/pci/devices/0000:03:00.0/driver": "-> ../../drivers/mlx4_core"}, with: map[string]any{"otherwise": "reboot"}, went: "restart", outputs: "reboot: kexec is not safe here: device 0000:03:00.0 has the driver mlx4_core"},
+		{name: "an ordinary driver", disk: disk, root: map[string]string{"sys/bus/pci/devices/0000:03:00.0/driver": "-> ../../drivers/ixgbe"}, with: map[string]any{"otherwise": "reboot"}, want: "kernel|microinitrd|root=UUID=root-uuid ro panic=30", went: "kexec", outputs: "kexec"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := t.TempDir()
+			for name, content := range tt.root {
+				path := filepath.Join(root, name)
+				err := os.MkdirAll(filepath.Dir(path), 0o755)
+				if target, ok := strings.CutPrefix(content, "-> "); ok {
+					err = errors.Join(err, os.Symlink(target, path))
+				} else {
+					err = errors.Join(err, os.WriteFile(path, []byte(content), 0o644))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			var loaded, went []string
+			m := Machine{Root: root, Temp: t.TempDir(), Partitions: tt.disk.partitions, Mount: tt.disk.mount,
+				Load: func(kernel, initrd, cmdline string) error {
+					for _, f := range []string{kernel, initrd} {
+						b, err := os.ReadFile(f)
+						if err != nil {
+							return err
+						}
+						loaded = append(loaded, string(b))
+					}
+					loaded = append(loaded, cmdline)
+					return tt.load
+				},
+				Leave: func(w system.Way) error {
+					if w == system.Restart {
+						went = append(went, "restart")
+						return nil
+					}
+					went = append(went, "kexec")
+					return tt.jump
+				},
+			}
+			with := map[string]any{"disk": "/dev/vda"}
+			for k, v := range tt.with {
+				with[k] = v
+			}
+			r, err := m.Kexec(t.Context(), step.Request{With: with, Images: tt.images}, quiet{})
+			if tt.disk.open != 0 {
+				t.Errorf("%d file systems are still mounted", tt.disk.open)
+			}
+			if tt.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.fails) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(loaded, "|"); got != tt.want {
+				t.Errorf("loaded %q, want %q", got, tt.want)
+			}
+			handover, reason := fmt.Sprint(r.Outputs["handover"]), fmt.Sprint(r.Outputs["reason"])
+			if reason != "" {
+				handover += ": " + reason
+			}
+			if !strings.HasPrefix(handover, tt.outputs) {
+				t.Errorf("outputs say %q, want %q", handover, tt.outputs)
+			}
+			_ = r.Leave.Do() // what it returns is told by the runner
+			if got := strings.Join(went, " "); got != tt.went || r.Leave.NextBoot != step.NextBootDisk {
+				t.Errorf("went %q to %s, want %q", got, r.Leave.NextBoot, tt.went)
+			}
+			if by := r.Leave.By; (by == step.ByKexec) != strings.HasPrefix(tt.went, "kexec") {
+				t.Errorf("it says that it goes by %q", by)
+			}
+		})
 	}
 }

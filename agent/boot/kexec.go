@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bedplate/bedplate/agent/boot/entry"
 	"github.com/bedplate/bedplate/agent/step"
 	"github.com/bedplate/bedplate/agent/system"
 )
@@ -27,39 +28,92 @@ const (
 	fetchTries = 4
 )
 
-// Kexec is the action boot.kexec. With: kernel, initrd, cmdline, device, next_boot.
+// Kexec is the action boot.kexec. With: kernel, initrd, cmdline, device, disk,
+// next_boot, otherwise, try.
 func (m Machine) Kexec(ctx context.Context, req step.Request, rep step.Reporter) (step.Result, error) {
-	text := func(name string) string { s, _ := req.With[name].(string); return s }
 	next, err := nextBoot(req.With["next_boot"], step.NextBootDisk)
 	if err != nil {
 		return step.Result{}, err
 	}
+	restart := input(req, "otherwise") == "reboot"
+	try, given := req.With["try"].(bool)
+	switch {
+	case given && !try && !restart:
+		return step.Result{}, errors.New("neither kexec nor reboot is wanted: give `otherwise: reboot` with `try: false`")
+	case given && !try:
+		err = errUntried
+	case restart:
+		err = m.safe(req.Images)
+	}
+	if err == nil {
+		err = m.prepare(ctx, req, rep)
+	}
+	switch {
+	case err == nil:
+		return m.jump(next, restart, rep), nil
+	case !restart || ctx.Err() != nil:
+		return step.Result{}, err
+	}
+	rep.Log(step.Agent, fmt.Sprintf("restarting by way of the firmware: %v", err))
+	return step.Result{
+		Outputs: map[string]any{"handover": "reboot", "reason": err.Error()},
+		Leave:   &step.Leave{NextBoot: next, Do: func() error { return m.Leave(system.Restart) }},
+	}, nil
+}
+
+var errUntried = errors.New("kexec is not wanted")
+
+// jump goes to the loaded kernel. If this kernel refuses, the machine restarts
+// instead, where that was asked for.
+func (m Machine) jump(next string, restart bool, rep step.Reporter) step.Result {
+	return step.Result{
+		Outputs: map[string]any{"handover": "kexec", "reason": ""},
+		Leave: &step.Leave{NextBoot: next, By: step.ByKexec, Do: func() error {
+			err := m.Leave(system.Kexec)
+			if err != nil && restart {
+				rep.Log(step.Agent, fmt.Sprintf("restarting by way of the firmware: %v", err))
+				err = errors.Join(err, m.Leave(system.Restart))
+			}
+			return err
+		}},
+	}
+}
+
+func input(req step.Request, name string) string {
+	s, _ := req.With[name].(string)
+	return s
+}
+
+// prepare loads the kernel.
+func (m Machine) prepare(ctx context.Context, req step.Request, rep step.Reporter) error {
 	dir, err := os.MkdirTemp(m.Temp, "kexec")
 	if err != nil {
-		return step.Result{}, fmt.Errorf("making folder: %w", err)
+		return fmt.Errorf("making folder: %w", err)
 	}
 	defer os.RemoveAll(dir) // once loaded, the kernel has copies
 	f := files{dir: dir, http: req.HTTP, rep: rep}
-	var kernel, initrd, cmdline string
-	if device := text("device"); device != "" {
-		kernel, initrd, cmdline, err = m.installed(ctx, &f, device, text("kernel"), text("initrd"))
-	} else {
-		kernel, initrd, err = f.fetchBoth(ctx, text("kernel"), text("initrd"))
+	var l loadable
+	switch {
+	case input(req, "disk") != "":
+		if l, err = m.byDefault(ctx, &f, input(req, "disk")); err == nil && input(req, "otherwise") == "reboot" {
+			l.cmdline = panicAfter(l.cmdline)
+		}
+	case input(req, "device") != "":
+		l.kernel, l.initrd, l.cmdline, err = m.installed(ctx, &f, input(req, "device"), input(req, "kernel"), input(req, "initrd"))
+	default:
+		l.kernel, l.initrd, err = f.fetchBoth(ctx, input(req, "kernel"), input(req, "initrd"))
 	}
 	if err != nil {
-		return step.Result{}, err
+		return err
 	}
-	if c := text("cmdline"); c != "" {
-		cmdline = c
+	if c := input(req, "cmdline"); c != "" {
+		l.cmdline = c
 	}
-	if len(cmdline) >= maxCmdline {
-		return step.Result{}, fmt.Errorf("the kernel's command line has %d bytes, more than it takes", len(cmdline))
+	if len(l.cmdline) >= maxCmdline {
+		return fmt.Errorf("the kernel's command line has %d bytes, more than it takes", len(l.cmdline))
 	}
-	rep.Log(step.Agent, "command line: "+cmdline)
-	if err := m.Load(kernel, initrd, cmdline); err != nil {
-		return step.Result{}, err
-	}
-	return step.Result{Leave: &step.Leave{NextBoot: next, Do: func() error { return m.Leave(system.Kexec) }}}, nil
+	rep.Log(step.Agent, "command line: "+l.cmdline)
+	return m.Load(l.kernel, l.initrd, l.cmdline)
 }
 
 // installed copies kernel and initramfs out of an installed system's file
@@ -111,7 +165,7 @@ func newest(root *os.Root) (kernel, initrd string, err error) {
 		if len(kernels) == 0 {
 			continue
 		}
-		k := slices.MaxFunc(kernels, compareVersions)
+		k := slices.MaxFunc(kernels, entry.CompareVersions)
 		version := strings.TrimPrefix(k, "vmlinuz-")
 		for _, i := range []string{"initrd.img-" + version, "initramfs-" + version + ".img", "initrd-" + version} {
 			if slices.Contains(names, i) {
@@ -121,37 +175,6 @@ func newest(root *os.Root) (kernel, initrd string, err error) {
 		return filepath.Join(dir, k), "", nil
 	}
 	return "", "", errNoKernel
-}
-
-// compareVersions compares runs of digits as numbers.
-func compareVersions(a, b string) int {
-	for a != "" && b != "" {
-		na, nb := digits(a), digits(b)
-		if na > 0 && nb > 0 {
-			x, y := strings.TrimLeft(a[:na], "0"), strings.TrimLeft(b[:nb], "0")
-			if len(x) != len(y) {
-				return len(x) - len(y)
-			}
-			if c := strings.Compare(x, y); c != 0 {
-				return c
-			}
-			a, b = a[na:], b[nb:]
-			continue
-		}
-		if a[0] != b[0] {
-			return int(a[0]) - int(b[0])
-		}
-		a, b = a[1:], b[1:]
-	}
-	return len(a) - len(b)
-}
-
-func digits(s string) int {
-	n := 0
-	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
-		n++
-	}
-	return n
 }
 
 // files brings files into a folder in memory.

@@ -76,6 +76,8 @@ type Result struct {
 type Leave struct {
 	// NextBoot is what the machine comes back as: NextBootAgent, NextBootDisk or NextBootOff.
 	NextBoot string
+	// By is ByKexec, or empty for by way of the machine's firmware.
+	By string
 	// Do reboots, jumps or powers off. It returns only if that went wrong.
 	Do func() error
 }
@@ -86,6 +88,9 @@ const (
 	NextBootDisk  = "disk"
 	NextBootOff   = "off"
 )
+
+// ByKexec is a way of leaving that passes the firmware by.
+const ByKexec = "kexec"
 
 // Names of the streams of Reporter.Log.
 const (

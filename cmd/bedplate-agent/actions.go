@@ -84,7 +84,7 @@ func (m *machine) executors() (step.Set, error) {
 		"logs.collect": logs.Collector{Agent: m.ring, Kernel: logs.ReadKernel},
 		"container":    &container.Executor{Temp: temp, Cgroup: "/sys/fs/cgroup", MemoryLimit: memoryLimit(), ResolvConf: "/etc/resolv.conf"},
 	}
-	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Temp: temp}
+	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Partitions: boot.Partitions, Temp: temp}
 	for _, more := range []step.Set{
 		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), volumes.Steps(), tests.Steps(), machine.Executors(),
 		erasure.Steps(), wipe.New(wipe.Config{}).Steps(),

@@ -244,6 +244,7 @@ func baseSchema() schema {
 	s[typeMachine] = &object{name: typeMachine, fields: map[string]field{
 		"name": str, "uid": str, "state": str, "labels": labels(), "annotations": labels(),
 		"spec": objectField(spec), "inventory": objectField(inventory), "addresses": scalar(cel.ListType(cel.StringType)),
+		"warm": scalar(cel.BoolType),
 	}}
 	instance := s.message((&pb.InstanceSpec{}).ProtoReflect().Descriptor())
 	s[typeInstance] = &object{name: typeInstance, fields: map[string]field{
@@ -257,7 +258,7 @@ func baseSchema() schema {
 	s[typeServer] = &object{name: typeServer, fields: map[string]field{"http_url": str, "registry": str, "metadata_url": str, "network_config_url": str, "address": str}}
 	s[typeImage] = &object{name: typeImage, fields: map[string]field{
 		"url": str, "digest": str, "format": str, "compression": str, "size_bytes": num, "root_partition": num,
-		"os": str, "os_version": str, "architecture": str, "configuration": str,
+		"os": str, "os_version": str, "architecture": str, "configuration": str, "handover": str,
 	}}
 	s[typeFailure] = &object{name: typeFailure, fields: map[string]field{"step": str, "error": str}}
 	return s

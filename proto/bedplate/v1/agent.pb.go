@@ -574,7 +574,9 @@ type StepChange struct {
 	// The machine goes down now as part of this step, to come back as the agent or from its disk.
 	Leaving bool `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// What it comes back as, when leaving: agent, disk or off.
-	NextBoot      string `protobuf:"bytes,9,opt,name=next_boot,json=nextBoot,proto3" json:"next_boot,omitempty"`
+	NextBoot string `protobuf:"bytes,9,opt,name=next_boot,json=nextBoot,proto3" json:"next_boot,omitempty"`
+	// How it goes, when leaving: kexec, or empty for by way of its firmware.
+	LeaveBy       string `protobuf:"bytes,10,opt,name=leave_by,json=leaveBy,proto3" json:"leave_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -668,6 +670,13 @@ func (x *StepChange) GetLeaving() bool {
 func (x *StepChange) GetNextBoot() string {
 	if x != nil {
 		return x.NextBoot
+	}
+	return ""
+}
+
+func (x *StepChange) GetLeaveBy() string {
+	if x != nil {
+		return x.LeaveBy
 	}
 	return ""
 }
@@ -1483,7 +1492,7 @@ const file_bedplate_v1_agent_proto_rawDesc = "" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
 	"\x06change\x18\x03 \x01(\v2\x17.bedplate.v1.StepChangeH\x00R\x06change\x12(\n" +
 	"\x03log\x18\x04 \x01(\v2\x14.bedplate.v1.LogLineH\x00R\x03logB\a\n" +
-	"\x05event\"\x9a\x03\n" +
+	"\x05event\"\xb5\x03\n" +
 	"\n" +
 	"StepChange\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12,\n" +
@@ -1495,7 +1504,9 @@ const file_bedplate_v1_agent_proto_rawDesc = "" +
 	"lastOutput\x12>\n" +
 	"\aoutputs\x18\a \x03(\v2$.bedplate.v1.StepChange.OutputsEntryR\aoutputs\x12\x18\n" +
 	"\aleaving\x18\b \x01(\bR\aleaving\x12\x1b\n" +
-	"\tnext_boot\x18\t \x01(\tR\bnextBoot\x1aR\n" +
+	"\tnext_boot\x18\t \x01(\tR\bnextBoot\x12\x19\n" +
+	"\bleave_by\x18\n" +
+	" \x01(\tR\aleaveBy\x1aR\n" +
 	"\fOutputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01B\f\n" +

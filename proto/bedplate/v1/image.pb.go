@@ -162,6 +162,9 @@ type ImageSpec struct {
 	RootPartition uint32 `protobuf:"varint,9,opt,name=root_partition,json=rootPartition,proto3" json:"root_partition,omitempty"`
 	// How configuration reaches it: cloud-init or none. Empty: cloud-init.
 	Configuration string `protobuf:"bytes,10,opt,name=configuration,proto3" json:"configuration,omitempty"`
+	// How a machine goes over to it after installation: auto or reboot. Empty: auto, which
+	// goes without the firmware (kexec) where the machine waited and that is safe.
+	Handover      string `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +269,13 @@ func (x *ImageSpec) GetConfiguration() string {
 	return ""
 }
 
+func (x *ImageSpec) GetHandover() string {
+	if x != nil {
+		return x.Handover
+	}
+	return ""
+}
+
 // ImageStatus is what was seen of an image.
 type ImageStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -352,7 +362,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x05Image\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.ImageSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xee\x03\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xa1\x04\n" +
 	"\tImageSpec\x12\x1a\n" +
 	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x03url\x127\n" +
 	"\x06digest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x06digest\x12+\n" +
@@ -367,7 +377,8 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x0eroot_partition\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\x80\x01R\rrootPartition\x12?\n" +
 	"\rconfiguration\x18\n" +
 	" \x01(\tB\x19\xbaH\x16r\x14R\x00R\n" +
-	"cloud-initR\x04noneR\rconfiguration\"\xca\x01\n" +
+	"cloud-initR\x04noneR\rconfiguration\x121\n" +
+	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\"\xca\x01\n" +
 	"\vImageStatus\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.bedplate.v1.ImageStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
