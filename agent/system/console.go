@@ -106,13 +106,9 @@ func (c *Console) Close(wait time.Duration) {
 // OpenConsoles opens the consoles named in active (/sys/class/tty/console/active)
 // below dev, or dev/console if none of them can be.
 func OpenConsoles(active, dev string) ([]io.Writer, error) {
-	b, _ := os.ReadFile(active) // absent without sysfs: /dev/console will do
 	var outs []io.Writer
-	for _, name := range strings.Fields(string(b)) {
-		if name == "tty0" {
-			name = "tty1" // tty0 is whichever is in front; the same text must not come twice
-		}
-		f, err := os.OpenFile(filepath.Join(dev, name), os.O_WRONLY|noControllingTTY, 0)
+	for _, path := range Consoles(active, dev) {
+		f, err := os.OpenFile(path, os.O_WRONLY|noControllingTTY, 0)
 		if err == nil {
 			outs = append(outs, f)
 		}
@@ -125,6 +121,19 @@ func OpenConsoles(active, dev string) ([]io.Writer, error) {
 		return nil, fmt.Errorf("opening console: %w", err)
 	}
 	return []io.Writer{f}, nil
+}
+
+// Consoles returns the paths of the consoles named in active, below dev.
+func Consoles(active, dev string) []string {
+	b, _ := os.ReadFile(active) // absent without sysfs: /dev/console will do
+	var paths []string
+	for _, name := range strings.Fields(string(b)) {
+		if name == "tty0" {
+			name = "tty1" // tty0 is whichever is in front; the same text must not come twice
+		}
+		paths = append(paths, filepath.Join(dev, name))
+	}
+	return paths
 }
 
 // AttachConsole makes the file (/dev/console) standard input, output and error,

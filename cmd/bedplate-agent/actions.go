@@ -20,8 +20,10 @@ import (
 	"github.com/bedplate/bedplate/agent/image"
 	"github.com/bedplate/bedplate/agent/inventory"
 	"github.com/bedplate/bedplate/agent/logs"
+	"github.com/bedplate/bedplate/agent/rescue"
 	"github.com/bedplate/bedplate/agent/step"
 	"github.com/bedplate/bedplate/agent/storage"
+	"github.com/bedplate/bedplate/agent/system"
 	"github.com/bedplate/bedplate/agent/tpm"
 	"github.com/bedplate/bedplate/agent/tpm/wipe"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
@@ -78,6 +80,17 @@ func (m *machine) executors() (step.Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	rescues, err := rescue.New(rescue.Config{
+		Prepare: m.loadFileSystems,
+		Busybox: "/usr/lib/bedplate/busybox", Folder: temp, Cgroup: "/sys/fs/cgroup",
+		Consoles: func() []string { return system.Consoles("/sys/class/tty/console/active", "/dev") },
+		Address:  func() string { return m.network.Address().String() },
+		Banner:   "Bedplate's rescue system: all of it is in memory, and gone after a restart.\nDisks are as they were; mount what you need below /mnt.\n",
+		Random:   rand.Reader, Now: time.Now, Log: m.log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	set := step.Set{
 		"command":      step.Func(command.Execute),
 		"noop":         step.Func(command.Noop),
@@ -86,7 +99,7 @@ func (m *machine) executors() (step.Set, error) {
 	}
 	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Partitions: boot.Partitions, Temp: temp}
 	for _, more := range []step.Set{
-		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), volumes.Steps(), tests.Steps(), machine.Executors(),
+		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), volumes.Steps(), tests.Steps(), rescues.Steps(), machine.Executors(),
 		erasure.Steps(), wipe.New(wipe.Config{}).Steps(),
 	} {
 		maps.Copy(set, more)
@@ -133,6 +146,16 @@ func (m *machine) loadModule(name string) error {
 		return nil
 	}
 	return m.loader.Load(name)
+}
+
+// loadFileSystems is for people who mount by hand: busybox's mount tries those
+// that the kernel knows, and asks for no others.
+func (m *machine) loadFileSystems() {
+	for _, name := range []string{"ext4", "xfs", "btrfs", "vfat", "nls_cp437", "nls_iso8859_1", "isofs", "squashfs", "dm_mod", "loop"} {
+		if err := m.loadModule(name); err != nil {
+			m.log.Debug("module not loaded", "file", name, "err", err)
+		}
+	}
 }
 
 // memoryLimit is what a container may have: three quarters of the machine.

@@ -2,7 +2,8 @@
 // network: a distribution's signed kernel, untouched, and one initramfs with
 // the agent as /init, the drivers that real servers need with everything they
 // depend on, the few programs that make file systems, and CA certificates.
-// There is no shell, no package manager and nothing that listens.
+// There is no package manager, nothing that listens, and no shell but for
+// rescue: a busybox that is in no path.
 //
 // The kernel comes from the Debian archive by package name; apt checks its
 // digest against the signed index, and the build checks it again before use.
@@ -69,6 +70,9 @@ type Config struct {
 	// Tools are programs to include, by path on this machine, with the
 	// libraries they need. Nil: DefaultTools.
 	Tools []string
+	// Shell is a static busybox, which only the action rescue.ssh uses.
+	// Empty: the distribution's.
+	Shell string
 	// Certificates is a PEM bundle of CA certificates. Empty: the distribution's.
 	Certificates string
 	// Epoch dates every file in the archive. Zero: 1 January 1970.
@@ -162,6 +166,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Tools == nil {
 		c.Tools = DefaultTools()
+	}
+	if c.Shell == "" {
+		c.Shell = "/bin/busybox"
 	}
 	if c.Certificates == "" {
 		c.Certificates = "/etc/ssl/certs/ca-certificates.crt"

@@ -275,3 +275,28 @@ func TestConfig_write(t *testing.T) {
 		t.Errorf("temporary files left: %v", left)
 	}
 }
+
+func TestConfig_addShell(t *testing.T) {
+	t.Run("a static program is in no path", func(t *testing.T) {
+		tr := newTree()
+		if err := (Config{Shell: staticELF(t, t.TempDir())}).addShell(tr); err != nil {
+			t.Fatal(err)
+		}
+		for name, n := range tr.nodes {
+			if len(n.content) > 0 && name != "usr/lib/bedplate/busybox" {
+				t.Errorf("it is at %s", name)
+			}
+		}
+	})
+	t.Run("one that isn't there is an error that says what to install", func(t *testing.T) {
+		err := (Config{Shell: filepath.Join(t.TempDir(), "none")}).addShell(newTree())
+		if err == nil || !strings.Contains(err.Error(), "apt-get install busybox-static") {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("one that needs libraries is refused", func(t *testing.T) {
+		if err := (Config{Shell: "/bin/ls"}).addShell(newTree()); !errors.Is(err, errShell) {
+			t.Errorf("error %v", err)
+		}
+	})
+}

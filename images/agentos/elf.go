@@ -204,6 +204,9 @@ func (c Config) collectFiles() (*tree, error) {
 			return nil, err
 		}
 	}
+	if err := c.addShell(t); err != nil {
+		return nil, err
+	}
 	// mkfs.ext4 takes its defaults from here; without it there is no 64bit or metadata_csum.
 	if b, err := os.ReadFile("/etc/mke2fs.conf"); err == nil {
 		t.file("etc/mke2fs.conf", 0o644, b)

@@ -22,7 +22,7 @@ var eraseMethods = []string{
 }
 
 // built is made once and only read.
-var built = slices.Concat(disks(), layouts(), files(), boot(), tests(), general())
+var built = slices.Concat(disks(), layouts(), files(), boot(), tests(), rescue(), general())
 
 func table() []Action { return built }
 
