@@ -31,7 +31,7 @@ type jobRun struct {
 
 func (r *jobRun) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&r.noWait, "no-wait", false, "create the job and don't wait for its end")
-	cmd.Flags().StringVar(&r.timeout, "timeout", "", "how `long` the job may take (default 15m; 2h with firmware)")
+	cmd.Flags().StringVar(&r.timeout, "timeout", "", "how long the job may take, a `duration` such as 20m (default 15m; 2h with firmware)")
 	cmd.Flags().StringVar(&r.reason, "reason", "", "`why`, for people")
 }
 

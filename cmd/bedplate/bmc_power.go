@@ -65,7 +65,7 @@ power group or rack are switched on a few at a time.`,
 	r.addFlags(cmd)
 	out.addFlags(cmd)
 	addSelector(cmd, &selector)
-	cmd.Flags().StringVar(&grace, "grace", "", "soft only: how `long` the operating system may take before the power is cut (default: it isn't)")
+	cmd.Flags().StringVar(&grace, "grace", "", "soft only: a `duration` after which the power is cut (default: it isn't)")
 	return cmd
 }
 

@@ -62,7 +62,8 @@ func reference(root *cobra.Command) map[string]string {
 
 func writeCommand(w *strings.Builder, c *cobra.Command, level int) {
 	fmt.Fprintf(w, "%s %s\n\n%s\n", strings.Repeat("#", min(level, 4)), c.CommandPath(), strings.TrimSpace(orElse(c.Long, c.Short+".")))
-	if c.Runnable() && !c.HasAvailableSubCommands() {
+	// What has commands below it may take arguments itself: eventlog NAME.
+	if c.Runnable() && (!c.HasAvailableSubCommands() || strings.Contains(c.Use, " ")) {
 		fmt.Fprintf(w, "\n```\n%s\n```\n", c.UseLine())
 	}
 	if len(c.Aliases) > 0 {

@@ -16,6 +16,8 @@ type command struct {
 	// shared are those of the commands below as well.
 	shared map[string]bool
 	subs   map[string]*command
+	// takes: it takes arguments itself, besides having commands below it.
+	takes bool
 }
 
 func newCommand() *command {
@@ -74,6 +76,9 @@ func (c *command) read(p page) {
 			now = c.at(path)
 			to = now.flags
 		}
+		if usage, ok := strings.CutPrefix(line, "bedplate "+strings.Join(path, " ")+" "); ok && len(path) > 0 && usage != "[flags]" {
+			now.takes = true
+		}
 		if strings.HasPrefix(line, "All of these commands have") || strings.HasPrefix(line, "Every command has") {
 			to = now.shared
 		}
@@ -112,6 +117,10 @@ func (c *command) check(words []string) error {
 			}
 		case len(c.subs) > 0 && positional == 0:
 			sub := c.subs[w]
+			if sub == nil && c.takes {
+				positional++
+				continue
+			}
 			if sub == nil {
 				return fmt.Errorf("`%s` has no command %s", path, w)
 			}
@@ -223,6 +232,8 @@ func TestCommandCheck(t *testing.T) {
 		{"bedplate workflow run x --machine web-1 -i a=b | tee log", ""},
 		{"bedplate lab list --lab other", ""},
 		{"bedplate machine lst", "`bedplate machine` has no command lst"},
+		{"bedplate machine eventlog web-1", ""},
+		{"bedplate machine eventlog clear web-1", ""},
 		{"bedplate machine list --colour", "`bedplate machine list` has no flag --colour"},
 		{"true | bedplate frobnicate", "`bedplate` has no command frobnicate"},
 	} {
