@@ -83,6 +83,11 @@ func (f *fleet) Inventory(_ context.Context, m machine.Name, _ *pb.Inventory) er
 	return nil
 }
 
+// Renamed implements rpc.Machines; no machine gets another name.
+func (f *fleet) Renamed(_ context.Context, m machine.Name) (machine.Name, bool, error) {
+	return m, false, nil
+}
+
 // Secret implements workflow.Secrets.
 func (f *fleet) Secret(context.Context, string) (map[string]string, error) {
 	return map[string]string{"password": "hunter2"}, nil
