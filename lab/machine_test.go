@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -89,6 +91,41 @@ func TestCommand(t *testing.T) {
 		if err := command(context.Background(), dir, "stop", nil); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+func TestQMP_watch(t *testing.T) {
+	const reset, guest, shutdown = `{"event": "RESET", "data": {"guest": false}}`, `{"event": "RESET", "data": {"guest": true}}`, `{"event": "SHUTDOWN", "data": {"reason": "guest-reset"}}`
+	for name, c := range map[string]struct {
+		double bool
+		lines  []string
+		want   int
+	}{
+		"each reset of UEFI firmware is one":  {false, []string{reset, guest, shutdown}, 2},
+		"two of SeaBIOS are one":              {true, []string{reset, guest, guest, guest, shutdown}, 2},
+		"what is no event is passed over":     {false, []string{`{"return": {}}`, `[]`, reset, shutdown}, 1},
+		"the second of SeaBIOS is waited for": {true, []string{reset, shutdown}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := &qmp{in: bufio.NewScanner(strings.NewReader(strings.Join(c.lines, "\n")))}
+			got := 0
+			if reason := q.watch(c.double, func() { got++ }); reason != "guest-reset" || got != c.want {
+				t.Errorf("%d resets, want %d; the reason is %q", got, c.want, reason)
+			}
+		})
+	}
+	t.Run("a second that doesn't come is not waited for", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r, w := io.Pipe()
+			q := &qmp{in: bufio.NewScanner(r)}
+			told := make(chan struct{}, 1)
+			ended := make(chan string)
+			go func() { ended <- q.watch(true, func() { told <- struct{}{} }) }()
+			fmt.Fprintln(w, reset)
+			<-told
+			_ = w.Close()
+			<-ended
+		})
 	})
 }
 

@@ -21,7 +21,7 @@ import (
 )
 
 // bootTime is how long firmware may take to a boot device under emulation.
-const bootTime = 2 * time.Minute
+const bootTime = time.Minute
 
 // rack is a lab and a server of images in it.
 type rack struct {
