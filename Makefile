@@ -11,10 +11,10 @@ APT         ?= $(if $(filter 0,$(shell id -u)),apt-get,sudo apt-get)
 DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed grub-pc-bin grub-common xorriso \
        mmdebstrap fakeroot uidmap gdisk mtools e2fsprogs dosfstools xfsprogs util-linux ca-certificates \
        mdadm lvm2 dmsetup cryptsetup-bin libgcc-s1 \
-       dpkg xz-utils zstd busybox-static dnsmasq-base openssh-client iproute2
+       dpkg xz-utils zstd busybox-static dnsmasq-base openssh-client iproute2 swtpm swtpm-tools
 
 # Foreign clients, relay agents and tools that the end-to-end tests hold against us.
-E2E_DEPS = isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd swtpm swtpm-tools
+E2E_DEPS = isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy
 
 .DEFAULT_GOAL := build
 .PHONY: build agentos debian-image storage-image deps e2e-deps clean test e2e demo bench check
