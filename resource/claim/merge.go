@@ -16,7 +16,7 @@ import (
 // unchanged is among the compares. Where a third machine has something that
 // after newly claims, the error is a *resource.FieldErrors that names it.
 func Merge(ctx context.Context, db *resource.DB, before, after, from *pb.Machine) (Change, error) {
-	p := planner{ctx: ctx, db: db, name: after.GetMetadata().GetName(), had: map[string]bool{}}
+	p := planner{ctx: ctx, db: db, name: after.GetMetadata().GetName(), was: before.GetMetadata().GetName(), had: map[string]bool{}}
 	for _, c := range resource.Claims(before) {
 		p.had[c.Value] = true
 	}
