@@ -71,6 +71,20 @@ type Item struct {
 
 type position struct{ line, column int }
 
+// Place is where in a file something is. Lines and columns count from 1.
+type Place struct{ Line, Column int }
+
+// ItemAt returns an item that was read by other means than Decode: of a file
+// in another format. places are those of its fields, by path; the empty path's
+// is the item's own.
+func ItemAt(obj Object, file string, places map[string]Place) Item {
+	it := Item{Object: obj, File: file, positions: make(map[string]position, len(places))}
+	for path, p := range places {
+		it.positions[positionKey(splitPath(path))] = position{p.Line, p.Column}
+	}
+	return it
+}
+
 // Position returns where in the file the field of that path is; for a field
 // that isn't there, where the nearest one around it is.
 func (i Item) Position(path string) (line, column int) {

@@ -247,6 +247,14 @@ func (c *Controller) adopt(ctx context.Context, before, after *pb.Machine) (*pb.
 	if len(after.Status.Addresses) == 0 {
 		after.Status.Addresses = twin.GetStatus().GetAddresses()
 	}
+	if a := twin.GetStatus().GetAgent(); a != nil && after.Status.Agent == nil {
+		// The agent of that boot goes on as this machine's.
+		after.Status.Agent = a
+		if after.Metadata.Annotations == nil {
+			after.Metadata.Annotations = map[string]string{}
+		}
+		after.Metadata.Annotations[resource.AnnotationFormerName] = twin.GetMetadata().GetName()
+	}
 	change, err := claim.Merge(ctx, c.cfg.DB, before, after, twin)
 	return twin, change, err
 }

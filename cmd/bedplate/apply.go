@@ -169,6 +169,9 @@ type applier struct {
 	// missing has the kinds of which a dry run would have created something:
 	// the server can't check what refers to that.
 	missing map[string]bool
+	// fresh has the names of Secrets that a dry run would have created: the
+	// server is asked about machines without them.
+	fresh map[string]bool
 }
 
 func (ap *applier) all(ctx context.Context, items []resource.Item) error {
@@ -258,7 +261,7 @@ func (ap *applier) send(ctx context.Context, kind resource.Kind, obj, current re
 		}
 		return made.GetToken(), made.GetSecret(), err
 	}
-	after, err = ap.client.update(ctx, kind, obj, current == nil, ap.dryRun)
+	after, err = ap.client.update(ctx, kind, without(obj, ap.fresh), current == nil, ap.dryRun)
 	return after, "", err
 }
 

@@ -88,7 +88,7 @@ func TestCheck(t *testing.T) {
 			s := step(t, "n", "noop", nil)
 			s.If = `${{ machine.inventory.cpu.cores > 3 }}`
 			return []*pb.Step{s}
-		}, []string{"spec.steps[0].if@21: machine.inventory has no field \"cpu\"; there are architecture, baseboard, bios, bmc, chassis, collect_time, disks, firmware, kernel, memory, nics, pci_devices, processors, system, tpm, warnings"}},
+		}, []string{"spec.steps[0].if@21: machine.inventory has no field \"cpu\"; there are architecture, baseboard, bios, bmc, chassis, collect_time, disks, firmware, kernel, memory, neighbours_time, nics, pci_devices, processors, system, tpm, warnings"}},
 		{"a field of an element of a list", func(t *testing.T) []*pb.Step {
 			s := step(t, "n", "noop", nil)
 			s.If = `machine.inventory.disks.exists(d, d.sizes > 3)`

@@ -556,10 +556,10 @@ const file_bedplate_v1_access_proto_rawDesc = "" +
 	"\x06Secret\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12+\n" +
 	"\x04spec\x18\x02 \x01(\v2\x17.bedplate.v1.SecretSpecR\x04spec\x121\n" +
-	"\x06status\x18\x03 \x01(\v2\x19.bedplate.v1.SecretStatusR\x06status\"\xb8\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x19.bedplate.v1.SecretStatusR\x06status\"\xb9\x01\n" +
 	"\n" +
-	"SecretSpec\x12q\n" +
-	"\x04data\x18\x01 \x03(\v2!.bedplate.v1.SecretSpec.DataEntryB:\xbaH7\x9a\x014\x10\x80@\"'r%2#^[a-zA-Z0-9_][a-zA-Z0-9_.:-]{0,62}$*\x06r\x04(\x80\x80\x04R\x04data\x1a7\n" +
+	"SecretSpec\x12r\n" +
+	"\x04data\x18\x01 \x03(\v2!.bedplate.v1.SecretSpec.DataEntryB;\xbaH8\x9a\x015\x10\x80@\"(r&2$^[a-zA-Z0-9_][a-zA-Z0-9_.:-]{0,252}$*\x06r\x04(\x80\x80\x04R\x04data\x1a7\n" +
 	"\tDataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\":\n" +
