@@ -94,6 +94,7 @@ func TestStorage(t *testing.T) {
 	})
 	r.apply(declare("raid1", "500MiB"))
 	r.must("workflow", "retry", r.workflowOf("store"))
+	r.waitState(time.Minute, "instance", "store", "provisioning", "active")
 	r.waitState(installTime, "instance", "store", "active", "failed")
 	first := r.proves("store", address)
 	t.Run("the installed system has mounted everything", func(t *testing.T) { r.in(t).wantMounts(address) })
