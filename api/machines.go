@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/bedplate/bedplate/event"
@@ -47,12 +48,24 @@ func (a *machineAPI) checkMachine(ctx context.Context, c *change[*pb.Machine]) e
 			return err
 		}
 	}
+	if asked(c.before.GetSpec(), c.after.GetSpec()) {
+		if c.after.Status == nil {
+			c.after.Status = &pb.MachineStatus{}
+		}
+		c.after.Status.RequestedBy = c.actor
+	}
 	claims, err := claim.Plan(ctx, a.s.cfg.DB, c.before, c.after)
 	if err != nil {
 		return err
 	}
 	c.add(claims.Compares, claims.Ops...)
 	return nil
+}
+
+// asked reports whether a change of a machine asks for something to be done to
+// it: who did is on the record of its erasure.
+func asked(before, after *pb.MachineSpec) bool {
+	return before.GetRetired() != after.GetRetired() || before.GetMaintenance() != after.GetMaintenance() || !proto.Equal(before.GetRescue(), after.GetRescue())
 }
 
 func (a *machineAPI) releaseMachine(ctx context.Context, c *change[*pb.Machine]) error {

@@ -44,6 +44,15 @@ spec:
     uses: disk.erase
     with: {verify: full}
 ---
+apiVersion: bedplate/v1
+kind: Template
+metadata: {name: slow}
+spec:
+  steps:
+  - id: erase
+    uses: disk.erase
+    with: {method: overwrite, pattern: random, verify: full}
+---
 `
 
 // eraseBuses are the disks of TestErase.
@@ -69,6 +78,23 @@ func TestErase(t *testing.T) {
 		}
 		r.wantMethods(methodsOf(r.object("workflow", "stacked")))
 		r.wantZeros("erase")
+	})
+	t.Run("a machine that restarts while it erases begins again", func(t *testing.T) {
+		r := r.in(t)
+		r.must("workflow", "run", "slow", "--machine", "erase", "--name", "slow")
+		r.eventually(installTime, "the erase has begun", func() error {
+			if got := r.attempts("slow")["erase"]; len(got) != 1 {
+				return fmt.Errorf("attempts: %v", got)
+			}
+			return nil
+		})
+		if err := r.machine("erase").Reset(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.waitState(installTime, "workflow", "slow", "succeeded", "failed", "cancelled")
+		if diff := cmp.Diff([]string{"failed", "succeeded"}, r.attempts("slow")["erase"]); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
 	})
 	if err := r.machine("erase").PowerOff(t.Context()); err != nil {
 		t.Fatal(err)
@@ -184,6 +210,7 @@ func (r *rig) wantRecord(name string) {
 	}
 	var record struct {
 		Record struct {
+			Operator string
 			Devices  []map[string]any
 			TPM      map[string]any
 			Firmware map[string]any
@@ -198,6 +225,9 @@ func (r *rig) wantRecord(name string) {
 		got[field(d, "name")] = field(d, "method")
 	}
 	r.wantMethods(got)
+	if record.Record.Operator == "system" || record.Record.Operator == "" {
+		r.t.Errorf("operator = %q", record.Record.Operator)
+	}
 	if tpm := record.Record.TPM; tpm["cleared"] != true || tpm["method"] != "lockout" || record.Record.Firmware["kind"] != "uefi" || record.Record.Machine["serial"] == "" {
 		r.t.Errorf("record = %+v", record.Record)
 	}

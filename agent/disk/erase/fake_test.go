@@ -321,15 +321,15 @@ type fakeATA struct {
 	noPort
 	c *content
 	// word59 says what Sanitize can do; native and made are sectors with HPA and DCO.
-	word59                            uint16
-	native, made                      uint64
-	security, enhance, frozen         bool
-	enabled, locked                   bool
-	password                          string
-	tries                             int
-	eraseFails, noRegisters, interupt bool
-	sanitizeFails, sanitizeFrozen     bool
-	powerLoss                         func()
+	word59                        uint16
+	native, made                  uint64
+	security, enhance, frozen     bool
+	enabled, locked               bool
+	password                      string
+	tries                         int
+	eraseFails, noRegisters       bool
+	sanitizeFails, sanitizeFrozen bool
+	powerLoss                     func()
 
 	prepared bool
 	state    uint16 // of sanitize: bits 13 to 15 of count
@@ -551,7 +551,6 @@ type rack struct {
 	facts    map[string]Facts
 	busy     map[string]bool
 	logs     *logbook
-	progress int64
 }
 
 func newRack(t testing.TB) *rack {
