@@ -36,7 +36,7 @@ e2e: e2e-deps build agentos debian-image storage-image
 ## bench: what the speed claims rest on, each against its peer in one run
 bench: build
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./test/bench/...
-	$(GO) test -run '^$$' -bench . ./dhcp/... ./machine/index ./store/bolt
+	$(GO) test -run '^$$' -bench . ./dhcp/... ./machine/index ./store/bolt ./lab
 
 ## check: formatting, linters; generated code and pages are what they would be made now
 check:

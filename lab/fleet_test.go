@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -182,4 +183,38 @@ func TestFleet(t *testing.T) {
 			t.Error("two BMCs show the same certificate")
 		}
 	})
+}
+
+// BenchmarkFleet starts 500 BMCs and asks each for its power by Redfish; it
+// reports the memory and the goroutines that one takes after that.
+func BenchmarkFleet(b *testing.B) {
+	const count = 500
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		goroutines := runtime.NumGoroutine()
+		f, err := NewFleet(b.Context(), FleetConfig{Count: count, Now: time.Now})
+		if err != nil {
+			b.Fatal(err)
+		}
+		transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true} //nolint:gosec // a test
+		for _, bmc := range f.BMCs() {
+			req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, bmc.Redfish()+system, http.NoBody)
+			if err != nil {
+				b.Fatal(err)
+			}
+			req.SetBasicAuth(bmc.Login())
+			resp, err := transport.RoundTrip(req)
+			if err != nil || resp.StatusCode != http.StatusOK {
+				b.Fatalf("%v, %v", resp, err)
+			}
+			_ = resp.Body.Close()
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/count, "B/BMC")
+		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/count, "goroutines/BMC")
+		f.Close()
+	}
 }
