@@ -225,14 +225,14 @@ func (s *ipmiSerial) Close() error {
 // writeStorage writes FRU data with the identity, and the record of one sensor.
 func (h *ipmiHAL) writeStorage() error {
 	id := h.f.identity
-	if err := h.storage.FRU().Write(context.Background(), 0, fruData(id)); err != nil {
+	if err := h.storage.FRU().Write(context.Background(), 0, FRU(id)); err != nil {
 		return err
 	}
-	return h.storage.SDR().Write(context.Background(), 1, sensorRecord("CPU Temp"))
+	return h.storage.SDR().Write(context.Background(), 1, SensorRecord("CPU Temp"))
 }
 
-// fruData returns an inventory with a product area alone (FRU 1.0 rev. 1.3, §8, §12).
-func fruData(id bmc.Identity) []byte {
+// FRU returns FRU data with a product area alone (FRU 1.0 rev. 1.3, §8, §12).
+func FRU(id bmc.Identity) []byte {
 	area := []byte{1, 0, 25}
 	for _, text := range []string{id.Manufacturer, id.Product, "PART1", "v1", id.Serial, id.AssetTag, ""} {
 		area = append(area, 0xc0|byte(len(text)))
@@ -255,8 +255,8 @@ func checksum(b []byte) (sum byte) {
 	return sum
 }
 
-// sensorRecord returns a full sensor record (§43.1) of a temperature in °C.
-func sensorRecord(name string) []byte {
+// SensorRecord returns a full sensor record (§43.1) of a temperature in °C.
+func SensorRecord(name string) []byte {
 	r := make([]byte, 48, 48+len(name))
 	r[0], r[2], r[3] = 1, 0x51, 0x01 // record 1, version 1.5, full sensor
 	r[5], r[7] = 0x20, sensorNumber  // owner: the BMC
