@@ -104,7 +104,10 @@ func (t Target) HostPort(def uint16) (host string, port uint16, err error) {
 	}
 	host, text, err := net.SplitHostPort(addr)
 	if err != nil {
-		return strings.Trim(addr, "[]"), def, nil
+		if host = strings.Trim(addr, "[]"); host == "" {
+			return "", 0, fmt.Errorf("BMC address %q: want a host name or address, with or without a port", addr)
+		}
+		return host, def, nil
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || n == 0 || host == "" {

@@ -68,6 +68,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 // do sends one request. path is what a link or action says: an absolute path,
 // with or without a query.
 func (c *client) do(ctx context.Context, method, path string, body io.Reader, header http.Header) (*answer, error) {
+	if !spend(ctx) {
+		return nil, errBudget
+	}
 	u, err := c.resolve(path)
 	if err != nil {
 		return nil, err
@@ -96,6 +99,31 @@ func (c *client) do(ctx context.Context, method, path string, body io.Reader, he
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	return a, nil
+}
+
+// maxRequests bounds the requests of one reading of everything: a large server
+// has some hundred resources, a service whose links lead in circles any number.
+const maxRequests = 4000
+
+var errBudget = fmt.Errorf("the BMC has more than %d resources to read, or links that lead in circles", maxRequests)
+
+type budgetKey struct{}
+
+// withBudget returns a context in which maxRequests requests can be made.
+func withBudget(ctx context.Context) context.Context {
+	left := maxRequests
+	return context.WithValue(ctx, budgetKey{}, &left)
+}
+
+// spend reports whether another request may be made. Requests of one driver are
+// made one by one.
+func spend(ctx context.Context) bool {
+	left, ok := ctx.Value(budgetKey{}).(*int)
+	if !ok {
+		return true
+	}
+	*left--
+	return *left >= 0
 }
 
 // resolve returns the URL of a path. Some BMCs link with their own address in

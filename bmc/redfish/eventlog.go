@@ -41,6 +41,7 @@ func (l logService) rank() int {
 // eventLog finds the system event log among the logs of the system, its
 // managers and its chassis.
 func (d *Driver) eventLog(ctx context.Context) (*logService, error) {
+	ctx = withBudget(ctx)
 	s, err := d.system(ctx)
 	if err != nil {
 		return nil, err

@@ -45,6 +45,7 @@ func (d *Driver) updateService(ctx context.Context) (*updateService, error) {
 
 // Firmware reads the firmware inventory.
 func (d *Driver) Firmware(ctx context.Context) ([]bmc.FirmwareComponent, error) {
+	ctx = withBudget(ctx)
 	u, err := d.updateService(ctx)
 	if err != nil {
 		return nil, err

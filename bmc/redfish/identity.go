@@ -36,6 +36,7 @@ func (e ethernet) mac() (machine.MAC, bool) {
 // Identity reads the system and its interfaces; where it has none listed, its
 // network adapters.
 func (d *Driver) Identity(ctx context.Context) (bmc.Identity, error) {
+	ctx = withBudget(ctx)
 	s, err := d.system(ctx)
 	if err != nil {
 		return bmc.Identity{}, err

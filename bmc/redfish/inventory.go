@@ -29,6 +29,7 @@ type trustedModule struct {
 // Inventory reads the whole machine. What can't be read is a warning, but for
 // the system itself.
 func (d *Driver) Inventory(ctx context.Context) (*pb.Inventory, error) {
+	ctx = withBudget(ctx)
 	s, err := d.system(ctx)
 	if err != nil {
 		return nil, err

@@ -62,6 +62,7 @@ func (d *Driver) Media(ctx context.Context) ([]bmc.Media, error) {
 // devices reads the devices of the system (VirtualMedia moved there in
 // ComputerSystem 1.13) or else of its managers.
 func (d *Driver) devices(ctx context.Context) ([]virtualMedia, error) {
+	ctx = withBudget(ctx)
 	s, err := d.system(ctx)
 	if err != nil {
 		return nil, err

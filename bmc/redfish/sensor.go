@@ -78,6 +78,7 @@ type chassisSensors struct {
 // Sensors reads the sensors of each chassis: Thermal and Power where they are,
 // else the collection that replaced them (2020.4).
 func (d *Driver) Sensors(ctx context.Context) ([]bmc.Sensor, error) {
+	ctx = withBudget(ctx)
 	paths, err := d.chassis(ctx)
 	if err != nil {
 		return nil, err

@@ -42,6 +42,7 @@ func roleWord(role bmc.Role) (string, error) {
 
 // accounts reads all accounts, those of free slots too.
 func (d *Driver) accounts(ctx context.Context) (collection string, all []account, err error) {
+	ctx = withBudget(ctx)
 	if d.root.AccountService.Path == "" {
 		return "", nil, d.lacks("users")
 	}
