@@ -195,6 +195,7 @@ func populate(f *fakeServer) {
 			{Name: "reboot", StartTime: at(-10)},
 		}}, nil
 	})
+	populateHistory(f)
 	on(f, "GetServerInfo", func(*pb.GetServerInfoRequest) (*pb.GetServerInfoResponse, error) {
 		return &pb.GetServerInfoResponse{Version: "v1.2.3", Token: "ci", Role: pb.Role_OPERATOR, StartTime: at(-7200)}, nil
 	})
@@ -222,6 +223,50 @@ func populate(f *fakeServer) {
 		}
 		return nil
 	}
+}
+
+// populateHistory sets what was on record of web-1.
+func populateHistory(f *fakeServer) {
+	known := func(name string) error {
+		if f.objects["machine/"+name] == nil {
+			return notFound(mustKind("Machine"), name)
+		}
+		return nil
+	}
+	change := []*pb.Difference{{Path: "disks[nvme0n1]", Want: "PM9A3, 960 GB, serial D1", Got: "PM9A3, 960 GB, serial D7"}, {Path: "bios.version", Want: "2.19.1", Got: "2.20.0"}}
+	on(f, "ListMachineInventories", func(q *pb.ListMachineInventoriesRequest) (*pb.ListMachineInventoriesResponse, error) {
+		if q.GetName() == "web-2" {
+			return &pb.ListMachineInventoriesResponse{}, nil
+		}
+		r := &pb.ListMachineInventoriesResponse{Records: []*pb.InventoryRecord{{Number: 2, Time: at(-3600), Changes: change}}, NextPageToken: "x"}
+		if q.GetPageToken() != "" {
+			r = &pb.ListMachineInventoriesResponse{Records: []*pb.InventoryRecord{{Number: 1, Time: at(-90000)}}}
+		}
+		return r, known(q.GetName())
+	})
+	on(f, "DiffMachineInventories", func(q *pb.DiffMachineInventoriesRequest) (*pb.DiffMachineInventoriesResponse, error) {
+		r := &pb.DiffMachineInventoriesResponse{From: &pb.InventoryRecord{Number: 1, Time: at(-90000)}, To: &pb.InventoryRecord{Number: 2, Time: at(-3600)}}
+		switch q.GetFrom() {
+		case "9":
+			return nil, badFields("from", "machine/web-1 has no record 9: it has 1 to 2")
+		case "":
+			r.Differences = change
+		}
+		return r, known(q.GetName())
+	})
+	on(f, "ListMachineTests", func(q *pb.ListMachineTestsRequest) (*pb.ListMachineTestsResponse, error) {
+		if q.GetName() == "web-2" {
+			return &pb.ListMachineTestsResponse{}, nil
+		}
+		runs := []*pb.TestRun{
+			{Number: 2, Time: at(-60), Workflow: "web-1-test-2", Results: []*pb.TestResult{
+				{Test: "disk", Subject: "D7", Measure: "read_throughput", Value: 2.5e9, Unit: "B/s", Ok: true, Verdict: "pass"},
+				{Test: "memory", Subject: "all", Measure: "errors", Value: 3, Unit: "count", Message: "3 words are wrong", Verdict: "fail"},
+			}},
+			{Number: 1, Time: at(-90000), Results: []*pb.TestResult{{Test: "disk", Subject: "D7", Measure: "read_throughput", Value: 2e9, Unit: "B/s", Ok: true}}},
+		}
+		return &pb.ListMachineTestsResponse{Runs: runs[:min(len(runs), int(q.GetPageSize()))]}, known(q.GetName())
+	})
 }
 
 // followFixture streams the log of install-web-1.

@@ -20,25 +20,71 @@ func (p *page) machine(m *pb.Machine) {
 	p.line("Next boot", resource.EnumName(st.GetNextBoot()))
 	p.line("Workflow", st.GetWorkflow())
 	p.line("Instance", st.GetInstance())
+	p.line("Job", st.GetJob())
+	p.line("Pool", s.GetPool())
+	p.line("Rule", st.GetRule())
 	p.line("Addresses", strings.Join(st.GetAddresses(), ", "))
 	p.line("UUID", s.GetUuid())
 	p.line("Serial", s.GetSerial())
 	p.line("Hostname", s.GetHostname())
 	p.line("Rack", s.GetRack())
+	p.line("Power group", s.GetPowerGroup())
+	p.line("Boot method", s.GetBootMethod())
 	p.line("Console", s.GetConsole())
 	p.line("Kernel args", strings.Join(s.GetKernelArgs(), " "))
 	if bmc := s.GetBmc(); bmc != nil {
 		p.line("BMC", strings.TrimSpace(bmc.GetAddress()+" "+bmc.GetUsername()))
 	}
+	p.bmc(st.GetBmc())
 	if s.GetMaintenance() {
 		p.line("Maintenance", "yes")
 	}
 	p.common(m)
 	p.agent(st.GetAgent())
 	p.interfaces(s.GetInterfaces())
+	if len(st.GetDifferences()) > 0 {
+		p.section("Not as expected")
+		p.differences(st.GetDifferences(), "WANTED", "IS")
+	}
+	if err := p.expected(s.GetExpect()); err != nil {
+		p.line("Expected", err.Error())
+	}
+	if len(st.GetTests()) > 0 {
+		p.section("Tests")
+		p.table(p.a.testResults(st.GetTests()))
+	}
 	if st.GetInventory() != nil {
 		p.inventory(st.GetInventory())
 	}
+}
+
+// bmc writes what was last seen of the BMC.
+func (p *page) bmc(b *pb.BMCStatus) {
+	if b == nil {
+		return
+	}
+	p.line("BMC seen", strings.Join(notEmpty(strings.TrimSpace(b.GetVendor()+" "+b.GetModel()), b.GetProtocol(), prefixed("firmware ", b.GetFirmwareVersion()), p.a.ago(b.GetContactTime())), ", "))
+	p.line("Power", strings.TrimPrefix(resource.EnumName(b.GetPower()), "power_"))
+	p.line("Health", strings.Join(notEmpty(append([]string{b.GetHealth()}, b.GetHealthCauses()...)...), ", "))
+	if b.GetCircuitOpen() {
+		p.line("BMC error", table.Clean(b.GetError())+"; asked again "+p.a.ago(b.GetRetryTime()))
+	} else {
+		p.line("BMC error", table.Clean(b.GetError()))
+	}
+}
+
+// expected writes the machine's own bill of materials.
+func (p *page) expected(e *pb.Expectation) error {
+	if e == nil {
+		return nil
+	}
+	var text strings.Builder
+	if err := resource.EncodeMessages(&text, resource.YAML, false, e); err != nil {
+		return err
+	}
+	p.section("Expected")
+	p.text(text.String())
+	return nil
 }
 
 func (p *page) agent(agent *pb.AgentStatus) {
