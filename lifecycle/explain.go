@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,6 +156,8 @@ func adviceNotSeen(m *pb.Machine, seen []*pb.Sighting, now time.Time) []string {
 	if onMedium(m) {
 		return adviceMedium(m, seen, now)
 	}
+	// What its BMC says of it is no sign of how far it came.
+	seen = slices.DeleteFunc(slices.Clone(seen), func(s *pb.Sighting) bool { return s.GetSource() == string(machine.SourceBMC) })
 	if len(seen) == 0 {
 		return []string{
 			"nothing was seen of it since the server started: is it powered on, cabled, and set to boot from the network first?",

@@ -244,6 +244,14 @@ func (c *Controller) adopt(ctx context.Context, before, after *pb.Machine) (*pb.
 	if s := twin.GetStatus(); after.Status.Inventory == nil && s.GetInventory() != nil {
 		after.Status.Inventory, after.Status.InspectTime = s.GetInventory(), s.GetInspectTime()
 	}
+	// Its agent, if one is connected, goes on under this name: see resource.AnnotationFormerName.
+	if after.GetMetadata().GetAnnotations()[resource.AnnotationFormerName] == "" && after.Status.Agent == nil {
+		if after.Metadata.Annotations == nil {
+			after.Metadata.Annotations = map[string]string{}
+		}
+		after.Metadata.Annotations[resource.AnnotationFormerName] = twin.Metadata.Name
+		after.Status.Agent = twin.GetStatus().GetAgent()
+	}
 	if len(after.Status.Addresses) == 0 {
 		after.Status.Addresses = twin.GetStatus().GetAddresses()
 	}

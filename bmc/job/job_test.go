@@ -550,7 +550,7 @@ func TestController_Inventory(t *testing.T) {
 		m := &pb.Machine{
 			Metadata: &pb.Metadata{Name: name, Annotations: map[string]string{"bedplate/discovered": "true"}},
 			Spec:     &pb.MachineSpec{Interfaces: []*pb.Interface{{Mac: mac.String()}, {Mac: "52:54:00:77:00:02"}}},
-			Status:   &pb.MachineStatus{State: pb.MachineState_DISCOVERED, Inventory: &pb.Inventory{Kernel: "6.12"}},
+			Status:   &pb.MachineStatus{State: pb.MachineState_DISCOVERED, Inventory: &pb.Inventory{Kernel: "6.12"}, Agent: &pb.AgentStatus{BootId: "b1", KeyDigest: "k1"}},
 		}
 		change(m)
 		if _, err := claim.Create(r.t.Context(), r.db, m); err != nil {
@@ -585,7 +585,8 @@ func TestController_Inventory(t *testing.T) {
 			if err != nil || len(all) != 1 {
 				t.Fatalf("there are %d machines, %v", len(all), err)
 			}
-			if m := all[0]; len(m.Spec.Interfaces) != 2 || m.Status.Inventory.GetKernel() != "6.12" {
+			if m := all[0]; len(m.Spec.Interfaces) != 2 || m.Status.Inventory.GetKernel() != "6.12" || m.Status.Agent.GetBootId() != "b1" ||
+				m.Metadata.Annotations[resource.AnnotationFormerName] != "m-525400770001" {
 				t.Errorf("it is %v", m)
 			}
 		})
