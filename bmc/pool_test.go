@@ -88,3 +88,71 @@ func TestPool_Circuit(t *testing.T) {
 		}
 	})
 }
+
+func TestPool_Console(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := bmctest.NewFake("admin", target.Password)
+		p := newPool(t, f, func(c *bmc.Config) { c.MaxConsoles = 1 })
+		c, err := p.Console(t.Context(), target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Do(t.Context(), target, readPower); err != nil {
+			t.Errorf("a call beside an open console ended with %v", err)
+		}
+		if _, err := p.Console(t.Context(), target); !errors.Is(err, bmc.ErrBusy) {
+			t.Errorf("one console more than there may be ended with %v, want ErrBusy", err)
+		}
+		for range 2 {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, open, _, _ := f.Counts(); open != 1 {
+			t.Errorf("%d sessions are open after the console's end, want that of the call", open)
+		}
+		if _, err := p.Console(t.Context(), target); err != nil {
+			t.Errorf("opening it anew ended with %v", err)
+		} // it is closed with the pool
+	})
+}
+
+func TestPool_Queue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := bmctest.NewFake("admin", target.Password)
+		f.SetFaults(bmctest.Faults{Delay: time.Second})
+		p := newPool(t, f, func(c *bmc.Config) { c.MaxWaiting = 2 })
+		results := make(chan error, 10)
+		for range 10 {
+			go func() { results <- p.Retry(t.Context(), target, readPower) }()
+		}
+		refused := 0
+		for range 10 {
+			if err := <-results; errors.Is(err, bmc.ErrBusy) {
+				refused++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if refused < 7 {
+			t.Errorf("%d of 10 calls at once were refused; with 2 that may wait, want 7 or more", refused)
+		}
+	})
+}
+
+func TestPool_Forget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := bmctest.NewFake("admin", target.Password)
+		p := newPool(t, f, nil)
+		if err := p.Do(t.Context(), target, readPower); err != nil {
+			t.Fatal(err)
+		}
+		p.Forget(t.Context(), target.Machine)
+		if _, open, _, _ := f.Counts(); open != 0 {
+			t.Errorf("%d sessions are open with a BMC that was forgotten", open)
+		}
+		if err := p.Do(t.Context(), target, readPower); err != nil {
+			t.Errorf("a call after it ended with %v", err)
+		}
+	})
+}

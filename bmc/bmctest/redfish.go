@@ -46,6 +46,8 @@ type Quirks struct {
 	OddTypes bool
 	// EchoSecrets repeats what it didn't like, passwords too.
 	EchoSecrets bool
+	// KeepsImage keeps an image's address after it was ejected.
+	KeepsImage bool
 	// Expand can put the members into a collection.
 	Expand bool
 	// Redirect sends requests for the system to another host.
@@ -335,6 +337,9 @@ func (r *Redfish) mediaRoutes(path string) {
 			if m.Slot == string(slots[slot]) && m.Inserted {
 				o["Inserted"], o["Image"] = true, m.Image
 			}
+		}
+		if r.quirks.KeepsImage && o["Image"] == nil {
+			o["Image"], o["ConnectedVia"] = "http://192.0.2.9/ejected.iso", "NotConnected"
 		}
 		target := v1 + path + "/" + slot + "/Actions/VirtualMedia."
 		o["Actions"] = obj{"#VirtualMedia.InsertMedia": obj{"target": target + "InsertMedia"}, "#VirtualMedia.EjectMedia": obj{"target": target + "EjectMedia"}}

@@ -14,8 +14,7 @@
 // answers a largest size, and no request leaves the BMC's own address, whatever
 // link or redirect says so.
 //
-// github.com/stmcginnis/gofish gives the schema's words. Its client and its
-// resources are not used, for reasons that quirks.go gives; neither is the
-// Redfish provider of github.com/bmc-toolbox/bmclib, whose providers for single
-// vendors package vendor has.
+// github.com/stmcginnis/gofish gives the schema's words and reads its errors. Its
+// client and its resources are not used, and neither is the Redfish provider of
+// github.com/bmc-toolbox/bmclib, for reasons that quirks.go gives.
 package redfish

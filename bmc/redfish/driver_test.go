@@ -67,6 +67,7 @@ func TestDriver(t *testing.T) {
 		"a service that can expand collections":         {Expand: true},
 		"a service with properties of other types":      {OddTypes: true},
 		"a service that repeats secrets":                {EchoSecrets: true},
+		"a service that keeps what it has ejected":      {KeepsImage: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bmctest.Run(t, func(t *testing.T) bmctest.Setup {

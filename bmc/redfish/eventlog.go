@@ -3,7 +3,6 @@ package redfish
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -176,10 +175,5 @@ func (d *Driver) ClearEventLog(ctx context.Context) error {
 		return d.lacks("clearing the event log")
 	}
 	_, err = d.post(ctx, log.Actions.Clear.Target, map[string]any{})
-	var refused *Error
-	if errors.As(err, &refused) && refused.badRequest() {
-		// DMTF's LogService 1.3 has the type as a parameter.
-		_, err = d.post(ctx, log.Actions.Clear.Target, map[string]any{"LogServicesETag": "*"})
-	}
 	return err
 }

@@ -21,7 +21,9 @@ type virtualMedia struct {
 	Inserted   bool
 	Image      string
 	ImageName  string
-	Actions    struct {
+	// ConnectedVia is how the medium is there, or NotConnected.
+	ConnectedVia string
+	Actions      struct {
 		Insert action `json:"#VirtualMedia.InsertMedia"`
 		Eject  action `json:"#VirtualMedia.EjectMedia"`
 	}
@@ -50,9 +52,11 @@ func (d *Driver) Media(ctx context.Context) ([]bmc.Media, error) {
 	}
 	var media []bmc.Media
 	for _, v := range devices {
-		m := bmc.Media{Slot: v.ID, Kinds: v.kinds(), Inserted: v.Inserted || v.Image != "", Image: v.Image}
-		if m.Image == "" {
-			m.Image = v.ImageName
+		m := bmc.Media{Slot: v.ID, Kinds: v.kinds(), Inserted: v.inserted()}
+		if m.Inserted {
+			if m.Image = v.Image; m.Image == "" {
+				m.Image = v.ImageName
+			}
 		}
 		media = append(media, m)
 	}
@@ -129,14 +133,14 @@ func (d *Driver) RequestInsert(ctx context.Context, kind bmc.MediaKind, image st
 	}
 	device := devices[0]
 	for _, v := range devices {
-		if v.Inserted && v.Image == image {
+		if v.inserted() && v.Image == image {
 			return nil
 		}
-		if !v.Inserted && device.Inserted {
+		if !v.inserted() && device.inserted() {
 			device = v
 		}
 	}
-	if device.Inserted {
+	if device.inserted() {
 		if err := d.eject(ctx, device); err != nil {
 			return fmt.Errorf("ejecting %s from %s: %w", device.Image, device.ID, err)
 		}
@@ -174,7 +178,7 @@ func (d *Driver) RequestEject(ctx context.Context, kind bmc.MediaKind) error {
 		return err
 	}
 	for _, v := range devices {
-		if slices.Contains(v.kinds(), kind) && (v.Inserted || v.Image != "") {
+		if slices.Contains(v.kinds(), kind) && v.inserted() {
 			if err := d.eject(ctx, v); err != nil {
 				return err
 			}

@@ -33,12 +33,12 @@ import (
 //     elsewhere they are empty without an error.
 //   - UserCreate writes into free slots only, which services without slots haven't got.
 //   - Every call first reads the session; every request opens a connection.
+//   - Its transports don't verify certificates unless they are given CAs; the
+//     provider for Supermicro makes its own http.Client, so a pin can't be held there.
 
-// insertBodies returns the ways to insert an image, the schema's first.
-//
-// Seen: Supermicro X11 and AMI MegaRAC SP-X refuse properties that the action
-// doesn't list (Inserted, WriteProtected), so the image alone; HPE iLO 5 and Dell
-// iDRAC 9 take any; Supermicro X12 and Fujitsu iRMC want TransferProtocolType.
+// insertBodies returns the ways to insert an image, the schema's first: services
+// refuse parameters that their action doesn't list, and some want the protocol by
+// name. bmclib and python3-sushy try a second body for the same reason.
 func insertBodies(v virtualMedia, kind bmc.MediaKind, image string) []map[string]any {
 	protocol := redfish.HTTPTransferProtocolType
 	if strings.HasPrefix(image, "https:") {
@@ -68,9 +68,9 @@ func mediaType(v virtualMedia, kind bmc.MediaKind) redfish.VirtualMediaType {
 }
 
 // noSessions reports whether a service won't give sessions, but may let basic
-// authentication in: it has none, or all are taken. Dell iDRAC 9 has 8 to 16,
-// Supermicro X11 16, which end after half an hour without a request at the
-// earliest; a client that was killed leaves its own.
+// authentication in: it has none, or all are taken. BMCs have room for few, and a
+// client that was killed leaves its own until the service's timeout. RAC0218 is
+// iDRAC's message for that.
 func noSessions(a *answer) bool {
 	switch a.status {
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
@@ -104,8 +104,9 @@ func known(s string) string {
 // isDell reports whether the machine is Dell's.
 func (s *system) isDell() bool { return strings.HasPrefix(strings.ToLower(s.Manufacturer), "dell") }
 
-// freeSlot returns an account that nobody uses. Dell iDRAC has 16 of them, made
-// or deleted by writing their properties; the first is not to be used.
+// freeSlot returns an account that nobody uses. Dell iDRAC has a fixed number of
+// them, made or deleted by writing their properties; the first is not to be used
+// (bmclib says the same).
 func freeSlot(all []account) (account, bool) {
 	for _, a := range all {
 		if a.UserName == "" && a.ID != "1" && a.ID != "0" {
@@ -115,11 +116,17 @@ func freeSlot(all []account) (account, bool) {
 	return account{}, false
 }
 
-// emptySlot frees an account that can't be deleted. iDRAC wants the account
-// disabled before its name is taken away.
+// emptySlot frees an account that can't be deleted: first its rights, then its name.
 func (d *Driver) emptySlot(ctx context.Context, a account) error {
 	if err := d.patch(ctx, a.Path, map[string]any{"Enabled": false, "RoleId": "None"}); err != nil {
 		return err
 	}
 	return d.patch(ctx, a.Path, map[string]any{"UserName": ""})
+}
+
+// inserted reports whether there is a medium in the device. Supermicro's keep
+// the image's address after it was ejected and say NotConnected
+// (ansible-collections/community.general, pull request 7470).
+func (v virtualMedia) inserted() bool {
+	return v.ConnectedVia != string(redfish.NotConnectedConnectedVia) && (v.Inserted || v.Image != "")
 }
