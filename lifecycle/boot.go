@@ -34,6 +34,9 @@ const (
 	jobRetry = 30 * time.Second
 	// maxJobRetry bounds it.
 	maxJobRetry = 15 * time.Minute
+	// jobTimeout bounds one job of the lifecycle's: it is tried again by a new
+	// one, whose number of attempts people see.
+	jobTimeout = 5 * time.Minute
 	// shutdownGrace is how long an operating system may take to go down before the power is cut.
 	shutdownGrace = 2 * time.Minute
 )
@@ -45,7 +48,7 @@ func (c *Controller) job(m *pb.Machine, purpose, target, reason string, ops ...*
 			Name:   m.Metadata.Name + "-" + purpose + "-" + shortID(c.cfg.DB.NewUID()),
 			Labels: map[string]string{LabelPurpose: purpose, labelFor: target},
 		},
-		Spec: &pb.JobSpec{Machine: m.Metadata.Name, Operations: ops, Reason: reason},
+		Spec: &pb.JobSpec{Machine: m.Metadata.Name, Operations: ops, Reason: reason, Timeout: jobTimeout.String()},
 	}
 }
 
@@ -88,6 +91,7 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 		at := v.job.GetStatus().GetEndTime().AsTime().Add(backoff(d.attempt))
 		if !v.now.Before(at) {
 			d.attempt++
+			v.exhausted(d)
 			c.begin(m, d, purpose, target, what, ops())
 			return false
 		}
@@ -98,6 +102,7 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 			d.state = pb.MachineState_FAILED
 		}
 	default:
+		v.exhausted(d)
 		d.cause = what + attemptText(d.attempt)
 		if waits := v.job.GetStatus().GetCause(); waits != "" {
 			d.cause += ": " + waits
@@ -106,6 +111,14 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 		d.deadline = moment(v.job.GetStatus().GetDeadline())
 	}
 	return false
+}
+
+// exhausted fails a machine whose attempts are used up. Where it is tried on
+// all the same it stays failed until that succeeds.
+func (v view) exhausted(d *decision) {
+	if d.attempt > v.attempts() {
+		d.state = pb.MachineState_FAILED
+	}
 }
 
 // begin makes the job of an attempt.
@@ -161,7 +174,7 @@ func (c *Controller) boot(m *pb.Machine, v view, d *decision, target string, sof
 		}
 		if !exhausted {
 			d.attempt++
-			c.begin(m, d, purposeBoot, target, "its BMC starts it", bootOperations(m, false))
+			c.begin(m, d, purposeBoot, target, "starting it by its BMC", bootOperations(m, false))
 			return true
 		}
 		d.cause = fmt.Sprintf("its agent did not connect within %s of being started, %s", v.bootTimeout(), times(d.attempt))
@@ -173,7 +186,7 @@ func (c *Controller) boot(m *pb.Machine, v view, d *decision, target string, sof
 		d.nextAction = "put right what it says, then `bedplate machine retry " + m.Metadata.Name + "`"
 		return false
 	}
-	c.work(m, v, d, purposeBoot, target, "its BMC starts it", func() []*pb.Operation { return bootOperations(m, soft && d.attempt <= 1) })
+	c.work(m, v, d, purposeBoot, target, "starting it by its BMC", func() []*pb.Operation { return bootOperations(m, soft && d.attempt <= 1) })
 	return true
 }
 

@@ -101,7 +101,7 @@ func (c *Controller) settle(m *pb.Machine, v view, s standing) decision {
 		return c.wiped(m, v, s)
 	}
 	ops := func() []*pb.Operation { return settleOperations(m) }
-	if c.work(m, v, &d, purposeSettle, m.GetStatus().GetErasure(), "its disks were wiped; its BMC is put back as it was", ops) {
+	if c.work(m, v, &d, purposeSettle, m.GetStatus().GetErasure(), "its disks were wiped; putting its BMC back", ops) {
 		return c.wiped(m, v, s)
 	}
 	if d.state == pb.MachineState_FAILED {
@@ -163,7 +163,7 @@ func (c *Controller) retire(m *pb.Machine, v view, s standing) decision {
 	}
 	d.state = pb.MachineState_RELEASING
 	off := func() []*pb.Operation { return append(settleOperations(m), power("off", "")) }
-	if hasBMC(m) && !c.work(m, v, &d, purposeRetire, s.life, "it is being retired: its BMC is put back and switches it off", off) {
+	if hasBMC(m) && !c.work(m, v, &d, purposeRetire, s.life, "it is being retired: putting its BMC back and switching it off", off) {
 		return d
 	}
 	d.state, d.cause, d.nextAction = pb.MachineState_RETIRED, "retired: its disks are wiped", "clear spec.retired to bring it back"

@@ -41,7 +41,7 @@ func (c *Controller) contact(m *pb.Machine, v view, d *decision) {
 		}
 		return ops
 	}
-	if c.work(m, v, d, purposeContact, "", "its BMC is contacted for the first time", ops) {
+	if c.work(m, v, d, purposeContact, "", "contacting its BMC", ops) {
 		d.cause, d.nextAction = "its BMC was contacted", "its hardware is read"
 		// A BMC that has nothing to tell, as over IPMI, was asked all the same.
 		d.edit = also(d.edit, func(m *pb.Machine) { m.Status.BmcInventory = &pb.Inventory{} })
@@ -235,7 +235,7 @@ func (c *Controller) switchOff(m *pb.Machine, v view, d *decision) {
 		return
 	}
 	ops := func() []*pb.Operation { return []*pb.Operation{power("off", "")} }
-	if c.work(m, v, d, purposeIdle, m.GetStatus().GetStateTime().AsTime().Format("20060102T150405"), "its BMC switches it off until it is wanted", ops) {
+	if c.work(m, v, d, purposeIdle, m.GetStatus().GetStateTime().AsTime().Format("20060102T150405"), "switching it off until it is wanted", ops) {
 		d.cause, d.nextAction = "switched off until it is wanted", "free for an instance"
 	}
 }
