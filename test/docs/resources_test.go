@@ -31,6 +31,8 @@ func problems(name, text string) []string {
 		switch o := item.Object.(type) {
 		case *pb.Template:
 			err = expression.Check(o.GetSpec())
+		case *pb.Rule:
+			err = expression.CheckRule(o.GetSpec())
 		case *pb.Instance:
 			if s := o.GetSpec().GetSelector(); s != "" {
 				err = expression.CheckSelector(s)
@@ -113,6 +115,8 @@ func TestFields(t *testing.T) {
 	for path, specs := range map[string][]protoreflect.ProtoMessage{
 		"docs/network.md":            {&pb.NetworkSpec{}},
 		"docs/machines.md":           {&pb.MachineSpec{}},
+		"docs/pools.md":              {&pb.ErasePolicy{}, &pb.Hook{}},
+		"docs/inspection.md":         {&pb.Expectation{}, &pb.TestPolicy{}},
 		"docs/images.md":             {&pb.ImageSpec{}},
 		"docs/templates.md":          {&pb.TemplateSpec{}},
 		"docs/workflows.md":          {&pb.WorkflowSpec{}},
