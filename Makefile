@@ -34,9 +34,10 @@ e2e: e2e-deps build agentos debian-image storage-image
 	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 60m ./test/e2e
 
 ## bench: what the speed claims rest on, each against its peer in one run
-bench: build
+bench: build agentos debian-image
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./test/bench/...
 	$(GO) test -run '^$$' -bench . ./dhcp/... ./machine/index ./store/bolt ./lab
+	BEDPLATE_E2E=1 $(GO) test -run TestProvision -count=1 -v -timeout 30m ./test/bench
 
 ## check: formatting, linters; generated code and pages are what they would be made now
 check:
