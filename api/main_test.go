@@ -140,7 +140,7 @@ func (r *rig) start() {
 	r.api, err = New(Config{
 		Address: "127.0.0.1:0", TLS: cert.TLS(), Version: "test", DB: r.db, Events: event.New(r.db, rand.Reader, 0),
 		Sealer: sealer, Rand: rand.Reader, Templates: checkFunc(checkTemplate), Workflows: r.flows,
-		Machines: fakeViews{}, History: history.New(r.db), Images: r.images, Logger: slog.New(slog.DiscardHandler), Registerer: r.reg,
+		Machines: fakeViews{}, History: history.New(r.db), Images: r.images, BMCs: fakeBMCs{}, Consoles: fakeConsoles{}, Logger: slog.New(slog.DiscardHandler), Registerer: r.reg,
 	})
 	if err != nil {
 		t.Fatal(err)
