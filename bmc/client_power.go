@@ -97,7 +97,7 @@ func (c *Client) request(ctx context.Context, action PowerAction) (asked error) 
 }
 
 // bring asks for action and waits for its goal. On and off are asked for once
-// more at half time, as BMCs were seen to drop them while firmware starts, and at
+// more at half time, as a BMC may drop them while firmware starts, and at
 // once where it isn't known whether the BMC has heard it.
 func (c *Client) bring(ctx context.Context, action PowerAction) (PowerState, error) {
 	want, limit := c.goal(action)

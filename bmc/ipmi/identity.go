@@ -43,10 +43,10 @@ func (d *Driver) uuid(ctx context.Context) machine.UUID {
 }
 
 // uuidOf returns the UUID that a GUID means. IPMI wants the fields' bytes in
-// reverse, all of them; most BMCs send them as SMBIOS has them, some as they are
+// reverse, all of them; many BMCs send them as SMBIOS has them, some as they are
 // written. Which it is shows in the version, whose high nibble is at another byte
-// in each: the one that makes a version of RFC 9562 is taken, SMBIOS' first, as
-// firmware and ipmitool 1.8.19 do.
+// in each: the one that makes a version of RFC 9562 is taken, SMBIOS' first
+// (ipmitool, issue 25).
 func uuidOf(guid [16]byte) machine.UUID {
 	if guid == ([16]byte{}) || strings.Trim(string(guid[:]), "\xff") == "" {
 		return ""

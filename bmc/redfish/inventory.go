@@ -135,7 +135,7 @@ func (d *Driver) memory(ctx context.Context, s *system, into *pb.Memory, failed 
 		})
 	}
 	if sum > 0 {
-		into.InstalledBytes = sum // TotalSystemMemoryGiB is rounded by many, and 0 after power-on
+		into.InstalledBytes = sum // the sum of the modules is exact, TotalSystemMemoryGiB is rounded
 	}
 	return err
 }

@@ -19,8 +19,7 @@ import (
 //     field is a string there.
 //   - Its client has one context for its life, so a call can't have a deadline of
 //     its own; it closes every connection unless it made the http.Client itself
-//     (req.Close), which costs a TLS handshake a request, 0.3 to 1 s on a BMC's
-//     processor.
+//     (req.Close), which costs a TLS handshake a request.
 //   - Its errors have the whole body of the answer, in which services repeat the
 //     property that was wrong: a password.
 //
@@ -79,8 +78,7 @@ func noSessions(a *answer) bool {
 	return a.asError(func(s string) string { return s }).has("SessionLimitExceeded", "RAC0218", "CreateLimitReachedForResource")
 }
 
-// placeholders are what firmware has where nobody wrote the real thing: of AMI,
-// Supermicro, ASRock Rack and QEMU.
+// placeholders are what firmware has where nobody wrote the real thing.
 var placeholders = []string{
 	"to be filled by o.e.m.", "default string", "system serial number", "not specified", "none", "n/a", "na", "null", "unknown",
 	"0123456789", "123456789", "empty", "not available", "not applicable", "oem", "chassis serial number",

@@ -54,7 +54,7 @@ func (t *Transport) loginError(a *answer) error {
 	err := a.asError(t.redactor())
 	switch a.status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusBadRequest:
-		// Dell iDRAC 9 and AMI MegaRAC answer a wrong password with 400.
+		// Some call a wrong password a bad request.
 		return fmt.Errorf("%w: %v", bmc.ErrAuth, err)
 	}
 	return err

@@ -36,14 +36,14 @@ func taskOf(a *answer) bmc.TaskID {
 		return bmc.TaskID(path)
 	}
 	if u, err := url.Parse(a.location); err == nil && u.Path != "" {
-		// OpenBMC's monitor is the task with /Monitor behind, and forgets the end once it was read.
+		// OpenBMC's monitor is the task with /Monitor behind (bmclib, taskIDFromLocationHeader).
 		return bmc.TaskID(strings.TrimSuffix(u.Path, "/Monitor"))
 	}
 	return ""
 }
 
-// taskInMessages returns the path of a task that a message names: Supermicro
-// X12 answers so.
+// taskInMessages returns the path of a task that a message names, as
+// Supermicro's do (bmclib, taskIDFromResponseBody).
 func taskInMessages(body []byte) string {
 	var b struct {
 		Accepted struct {

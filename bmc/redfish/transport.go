@@ -20,8 +20,8 @@ const (
 	// MaxBody bounds one answer: a large event log or inventory is some
 	// megabytes.
 	MaxBody = 16 << 20
-	// RequestTimeout bounds one request but an upload. Loaded BMCs were seen to
-	// take 20 s for a collection.
+	// RequestTimeout bounds one request but an upload. BMCs are slow computers:
+	// a collection may take them many seconds.
 	RequestTimeout = 30 * time.Second
 	// slowRequest is how long a request must have taken for its end by the
 	// caller's deadline to be the BMC's fault.
