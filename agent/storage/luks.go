@@ -80,11 +80,16 @@ func (r *runner) makeCrypt(ctx context.Context, op Operation) error {
 	return r.openWith(ctx, n, keys[0].pass)
 }
 
+// passphraseMemory is what deriving a key from a passphrase may take, in KiB:
+// cryptsetup's own 1 GiB, or half of the machine, is too much beside a system
+// that lives in memory.
+const passphraseMemory = 256 << 10
+
 // derivation: keys of 256 random bits need no slow function, which protects
 // what people make up, and which would cost seconds at each boot.
 func derivation(k key) []string {
 	if k.weak {
-		return nil
+		return []string{"--pbkdf-memory", strconv.Itoa(passphraseMemory)}
 	}
 	return []string{"--pbkdf", "pbkdf2", "--hash", "sha512", "--pbkdf-force-iterations", "1000"}
 }

@@ -68,7 +68,7 @@ func TestMakeCrypt(t *testing.T) {
 	}
 	derived := " --pbkdf pbkdf2 --hash sha512 --pbkdf-force-iterations 1000 /dev/vdb1 /dev/fd/4"
 	want := []string{
-		"cryptsetup luksFormat --type luks2 --batch-mode --label v --key-slot 0 --key-file - /dev/vdb1",
+		"cryptsetup luksFormat --type luks2 --batch-mode --label v --key-slot 0 --key-file - --pbkdf-memory 262144 /dev/vdb1",
 		"cryptsetup luksAddKey --batch-mode --key-slot 1 --key-file /dev/fd/3" + derived,
 		"cryptsetup token import --json-file - /dev/vdb1",
 		"cryptsetup luksAddKey --batch-mode --key-slot 2 --key-file /dev/fd/3" + derived,

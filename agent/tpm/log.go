@@ -167,12 +167,13 @@ func extend(d Digest, e Event) Digest {
 // it starts in the way that it did. With Secure Boot every loader (shim)
 // measures its own state into the register; a machine that asks the network at
 // each boot runs the network's loader first and then the disk's, so that these
-// events come twice. Without such events, or where the log doesn't lead to
-// now, there is only now.
+// events come twice; where the network's loader vouches for the disk's itself
+// and not the firmware, with the entry of db that it did so by in between.
+// Without such events, or where the log doesn't lead to now, there is only now.
 func Predict(events []Event, now Digest) []Digest {
 	out := []Digest{now}
 	var value Digest
-	var loaders []Event
+	var authorities, loaders []Event
 	separated := false
 	for _, e := range events {
 		if e.PCR != 7 {
@@ -182,17 +183,28 @@ func Predict(events []Event, now Digest) []Digest {
 		switch {
 		case e.Type == evSeparator:
 			separated = true
-		case separated && !byFirmware(e):
+		case separated && byFirmware(e):
+			authorities = append(authorities, e)
+		case separated:
 			loaders = append(loaders, e)
 		}
 	}
 	if value != now || len(loaders) == 0 {
 		return out
 	}
-	for _, e := range loaders {
-		value = extend(value, e)
+	out = append(out, replay(now, loaders))
+	if len(authorities) > 0 {
+		out = append(out, replay(replay(now, authorities), loaders))
 	}
-	return append(out, value)
+	return out
+}
+
+// replay is what a register holds after more events.
+func replay(d Digest, events []Event) Digest {
+	for _, e := range events {
+		d = extend(d, e)
+	}
+	return d
 }
 
 // byFirmware reports whether an event after the separator is the firmware's

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 	"unicode/utf16"
@@ -238,7 +239,7 @@ func secureBoot() []byte {
 	return record(b, 7, 0x800000e0, variable("Shim"))
 }
 
-func replay(data ...[]byte) Digest {
+func register(data ...[]byte) Digest {
 	var d Digest
 	for _, e := range data {
 		d = extend(d, Event{Digest: sha256.Sum256(e)})
@@ -251,11 +252,12 @@ func TestPredict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	firmware := [][]byte{variable("SecureBoot"), {0, 0, 0, 0}, variable("db")}
-	shim := [][]byte{variable("SbatLevel"), variable("Shim")}
-	now := replay(append(firmware, shim...)...)
-	twice := replay(append(append(firmware, shim...), shim...)...)
-	if diff := cmp.Diff([]Digest{now, twice}, Predict(events, now)); diff != "" {
+	firmware := slices.Clip([][]byte{variable("SecureBoot"), {0, 0, 0, 0}, variable("db")})
+	shim := slices.Clip([][]byte{variable("SbatLevel"), variable("Shim")})
+	now := register(append(firmware, shim...)...)
+	twice := register(append(append(firmware, shim...), shim...)...)
+	vouched := register(append(append(append(firmware, shim...), variable("db")), shim...)...)
+	if diff := cmp.Diff([]Digest{now, twice, vouched}, Predict(events, now)); diff != "" {
 		t.Errorf("with shim's events (-want +got):\n%s", diff)
 	}
 	if got := Predict(events, Digest{1}); len(got) != 1 || got[0] != (Digest{1}) {
@@ -265,7 +267,7 @@ func TestPredict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now = replay(variable("SecureBoot"), []byte{0, 0, 0, 0})
+	now = register(variable("SecureBoot"), []byte{0, 0, 0, 0})
 	if got := Predict(plain, now); len(got) != 1 {
 		t.Errorf("without a loader's events: %d values, want 1", len(got))
 	}

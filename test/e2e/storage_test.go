@@ -37,7 +37,7 @@ spec:
     - path: /etc/proof
       content: "configured for store\n"
   storage:
-    root_disk: disk.type == "virtio" && disk.serial.endsWith("D0")
+    root_disk: disk.serial.endsWith("D0")
     root_size: 2GiB
     disks:
     - {name: d1, hint: disk.type == "nvme", wipe: keep}
@@ -71,7 +71,7 @@ func TestStorage(t *testing.T) {
 	if _, err := os.Stat(storageImage); err != nil {
 		t.Fatalf("%v: run `make e2e`, which builds it", err)
 	}
-	r := newRig(t, lab.Spec{Machines: []lab.MachineSpec{{Name: "store", TPM: true, Disks: []lab.DiskSpec{
+	r := newRig(t, lab.Spec{Machines: []lab.MachineSpec{{Name: "store", TPM: true, Memory: 1536 << 20, Disks: []lab.DiskSpec{
 		{}, {Bus: "nvme", Size: 1 << 30}, {Bus: "nvme", Size: 1 << 30}, {Bus: "virtio", Size: 1 << 30},
 	}}}})
 	const address = "10.77.0.31"
@@ -85,7 +85,7 @@ func TestStorage(t *testing.T) {
 	t.Run("a declaration that doesn't fit fails before any disk is touched", func(t *testing.T) {
 		r := r.in(t)
 		wantError(t, fmt.Errorf("%s", field(r.object("instance", "store"), "status", "cause")),
-			"step layout", "volume_groups[0]", "its volumes want 200 MiB more than the 1000 MiB that there are")
+			`step "layout"`, "volume_groups[0]", "its volumes want 200 MiB more than the 1000 MiB that there are")
 		for i := range 4 {
 			if n := written(t, r.machine("store").Disk(i)); n > 0 {
 				t.Errorf("%d bytes of disk %d were written", n, i)
