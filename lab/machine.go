@@ -335,8 +335,8 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 	}
 }
 
-// Wipe makes the machine new: empty disks, firmware variables as delivered, no
-// serial log. The machine must be off.
+// Wipe makes the machine new: empty disks, firmware variables as delivered,
+// another TPM, no serial log. The machine must be off. Its BMC stays as it is.
 func (m *Machine) Wipe() error {
 	m.order.Lock()
 	defer m.order.Unlock()
@@ -351,6 +351,9 @@ func (m *Machine) Wipe() error {
 		if err := os.Remove(filepath.Join(m.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("wiping %s: %w", m.spec.Name, err)
 		}
+	}
+	if err := os.RemoveAll(filepath.Join(m.dir, tpmDir)); err != nil {
+		return fmt.Errorf("wiping %s: %w", m.spec.Name, err)
 	}
 	return makeFiles(m.dir, m.spec)
 }
