@@ -157,7 +157,6 @@ func (r *rack) witnessRedfishtool() {
 		{[]string{"Systems", "-I", "1", "EthernetInterfaces", "-i", "nic0"}, strings.ToLower(r.machine("m").Spec().MAC)},
 		{[]string{"Systems", "-I", "1", "Processors", "list"}, `1`},
 		{[]string{"Systems", "-I", "1", "Logs", "list"}, `SEL`},
-		{[]string{"Systems", "-I", "1", "clearLog", "SEL"}, ``},
 		{[]string{"Chassis", "-I", "1", "Thermal"}, `"ReadingCelsius": 46`},
 		{[]string{"Chassis", "-I", "1", "Power"}, `"PowerConsumedWatts": 116`},
 		{[]string{"Managers", "-I", "1", "NetworkProtocol"}, `"HTTPS"`},
