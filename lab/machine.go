@@ -224,7 +224,7 @@ func (m *Machine) attach(ctx context.Context, events *qmp, p *process) error {
 	}
 	go func() { // ends with QEMU, which hangs up
 		defer events.conn.Close() //nolint:errcheck // it is over
-		p.reason <- events.watch(!m.spec.Firmware.uefi(), func() { m.tell(board.Booted) })
+		p.reason <- events.watch(!m.spec.Firmware.uefi(), func() { m.tell(board.Resetting) }, func() { m.tell(board.Booted) })
 	}()
 	return nil
 }

@@ -88,15 +88,16 @@ func (q *qmp) read() (qmpReply, error) {
 	return qmpReply{}, net.ErrClosed
 }
 
-// doubleReset is how long SeaBIOS may take from a reset to the second one that
-// it then causes itself, to start with clean memory (SeaBIOS 1.16.2, tryReboot
-// in resume.c; seen: 0.2 to 0.7 s). Firmware reads the boot order after that.
-const doubleReset = 5 * time.Second
+// settleTime is how long after a reset no other may come for it to be the last.
+// SeaBIOS causes one more, or two, after each, to start with clean memory
+// (SeaBIOS 1.16.2, tryReboot in resume.c; seen: 0.2 to 0.7 s later), and reads
+// the boot order only after that.
+const settleTime = 2500 * time.Millisecond
 
-// watch calls reset for each reset of the machine until QEMU hangs up, and
-// returns the reason that it gave for its end. With double, the reset that the
-// firmware adds to each is not told.
-func (q *qmp) watch(double bool, reset func()) (reason string) {
+// watch tells of each reset of the machine until QEMU hangs up, and returns the
+// reason that it gave for its end. With settle, begun is called at a reset, and
+// done when the resets that the firmware adds are over; else done alone, at once.
+func (q *qmp) watch(settle bool, begun, done func()) (reason string) {
 	events := make(chan qmpReply)
 	go func() { // ends when QEMU hangs up
 		defer close(events)
@@ -107,21 +108,23 @@ func (q *qmp) watch(double bool, reset func()) (reason string) {
 			}
 		}
 	}()
-	var late <-chan time.Time // set between a reset and its second
+	var settled <-chan time.Time // set from a reset until the last of its followers
 	for {
 		select {
-		case <-late:
-			late = nil
-			reset()
+		case <-settled:
+			settled = nil
+			done()
 		case r, ok := <-events:
 			switch {
 			case !ok:
 				return reason
-			case r.Event == "RESET" && double && late == nil:
-				late = time.After(doubleReset)
+			case r.Event == "RESET" && settle:
+				if settled == nil {
+					begun()
+				}
+				settled = time.After(settleTime)
 			case r.Event == "RESET":
-				late = nil
-				reset()
+				done()
 			case r.Event == "SHUTDOWN":
 				reason = r.reason()
 			}

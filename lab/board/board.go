@@ -84,12 +84,17 @@ type Board struct {
 	faults    map[FaultKind]Fault
 	tasks     tasks
 	fetching  map[Drive]bool
+	marks     marks
+	resetting *marks // those at the reset that goes on; nil for none
 	listeners map[int]func(Event)
 	nextID    int
 	life      context.Context
 	end       context.CancelFunc
 	work      sync.WaitGroup
 }
+
+// marks count changes of what a boot uses up.
+type marks struct{ override, settings int }
 
 // ErrOff is returned for what only a running machine can do.
 var ErrOff = errors.New("the machine is off")

@@ -88,6 +88,27 @@ func TestBoard_Remembers(t *testing.T) {
 	})
 }
 
+func TestBoard_Resetting(t *testing.T) {
+	b, _ := open(t, "")
+	set := func(target board.Target) {
+		if err := b.SetOverride(t.Context(), board.Override{Enabled: board.Once, Target: target, Mode: board.UEFI}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(board.BootPXE)
+	b.Observe(board.Resetting)
+	set(board.BootCD)
+	b.Observe(board.Booted)
+	if got := b.Override(); got.Target != board.BootCD || got.Enabled != board.Once {
+		t.Errorf("what was set during a reset is %+v after it", got)
+	}
+	b.Observe(board.Resetting)
+	b.Observe(board.Booted)
+	if got := b.Override(); got.Enabled != board.Disabled {
+		t.Errorf("what was set before a reset is %+v after it", got)
+	}
+}
+
 func TestBoard_Accounts(t *testing.T) {
 	b, _ := open(t, "")
 	if _, err := b.PutAccount(board.Account{ID: 2, Username: "admin", Password: "secret", Role: board.Administrator}); !errors.Is(err, board.ErrLast) {

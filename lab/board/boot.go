@@ -116,6 +116,7 @@ func (b *Board) SetOverride(ctx context.Context, o Override) error {
 	}
 	b.mu.Lock()
 	b.saved.Override = o
+	b.marks.override++
 	err = b.saveLocked()
 	b.mu.Unlock()
 	if err != nil {
@@ -181,14 +182,20 @@ func (b *Board) applyNext(ctx context.Context) error {
 // booted uses up what was for one boot, and what waited for it.
 func (b *Board) booted() {
 	b.mu.Lock()
-	if b.saved.Override.Enabled == Once {
+	then := b.marks
+	if b.resetting != nil {
+		then, b.resetting = *b.resetting, nil
+	}
+	if b.saved.Override.Enabled == Once && then.override == b.marks.override {
 		b.saved.Override = Override{Enabled: Disabled, Target: BootNone, Mode: b.saved.Override.Mode}
 	}
-	settings := b.settingsLocked()
-	maps.Copy(settings, b.saved.Pending)
-	b.saved.Settings, b.saved.Pending = settings, nil
-	b.saved.SecureBoot = SecureBootChange{}
-	b.activateLocked(FirmwareBIOS)
+	if then.settings == b.marks.settings {
+		settings := b.settingsLocked()
+		maps.Copy(settings, b.saved.Pending)
+		b.saved.Settings, b.saved.Pending = settings, nil
+		b.saved.SecureBoot = SecureBootChange{}
+		b.activateLocked(FirmwareBIOS)
+	}
 	if err := b.saveLocked(); err != nil {
 		b.log.Error("saving the board's settings", "err", err)
 	}

@@ -89,16 +89,28 @@ const (
 	Booted Observation = iota
 	// Off: the power went.
 	Off
+	// Resetting: a reset has begun; Booted follows when the firmware is
+	// through with resets of its own. What is set in between is for a later boot.
+	Resetting
 )
 
 // Observe is called by the machine, not from within a call of the board's
 // unless that call is PowerOn, PowerOff or Reset.
 func (b *Board) Observe(o Observation) {
 	switch o {
+	case Resetting:
+		b.mu.Lock()
+		m := b.marks
+		b.resetting = &m
+		b.mu.Unlock()
+		return
 	case Booted:
 		b.booted()
 		b.record(Entry{Sensor: "System Boot", Type: sensorBoot, Severity: OK, MessageID: "SystemBoot", Message: "The system started to boot."})
 	case Off:
+		b.mu.Lock()
+		b.resetting = nil
+		b.mu.Unlock()
 		b.record(Entry{Sensor: "Power Unit", Type: sensorPowerUnit, Severity: OK, MessageID: "PowerOff", Message: "The system's power went off."})
 	}
 	b.publish(Event{Kind: PowerChanged})

@@ -141,6 +141,7 @@ func (b *Board) changeSecureBoot(ctx context.Context, change func(*SecureBootCha
 	err := change(&next)
 	if err == nil {
 		b.saved.SecureBoot = next
+		b.marks.settings++
 		err = b.saveLocked()
 	}
 	b.mu.Unlock()

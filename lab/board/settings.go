@@ -105,6 +105,7 @@ func (b *Board) pend(ctx context.Context, change func(map[string]string)) error 
 	now := b.settingsLocked()
 	maps.DeleteFunc(pending, func(name, value string) bool { return now[name] == value })
 	b.saved.Pending = pending
+	b.marks.settings++
 	err := b.saveLocked()
 	b.mu.Unlock()
 	if err != nil {

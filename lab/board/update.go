@@ -206,6 +206,7 @@ func (b *Board) write(ctx context.Context, text string, step func(int, string)) 
 	}
 	staged[part] = version
 	b.saved.Staged = staged
+	b.marks.settings++
 	if part == FirmwareNIC || part == FirmwareBIOS && !b.machine.On() {
 		b.activateLocked(part) // nothing runs it now
 	}
