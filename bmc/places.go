@@ -50,6 +50,3 @@ func (p *places) enter(ctx context.Context) (leave func(), err error) {
 		<-mine
 	}, nil
 }
-
-// inUse returns how many places are taken.
-func (p *places) inUse() (fast, slow int) { return len(p.fast), len(p.slow) }

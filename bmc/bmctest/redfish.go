@@ -1,6 +1,7 @@
 package bmctest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ func (r *Redfish) DropSessions() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.sessions {
-		_ = s.Close(nil) //nolint:staticcheck // the fake needs no context
+		_ = s.Close(context.Background())
 	}
 	clear(r.sessions)
 }

@@ -60,11 +60,15 @@ func FuzzFRU(f *testing.F) {
 func FuzzGUID(f *testing.F) {
 	f.Add([]byte("\x67\x45\x23\x01\xab\x89\xef\xcd\x01\x23\x45\x67\x89\xab\xcd\xef"))
 	f.Add(make([]byte, 16))
+	f.Add([]byte(strings.Repeat("\xff", 16)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) != 16 {
 			return
 		}
 		u := uuidOf([16]byte(data))
+		if unset := strings.Repeat("\xff", 16); string(data) == unset && u != "" {
+			t.Errorf("an UUID that isn't set is %q", u)
+		}
 		if u == "" {
 			return
 		}

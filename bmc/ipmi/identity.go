@@ -1,6 +1,7 @@
 package ipmi
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -48,7 +49,7 @@ func (d *Driver) uuid(ctx context.Context) machine.UUID {
 // in each: the one that makes a version of RFC 9562 is taken, SMBIOS' first
 // (ipmitool, issue 25).
 func uuidOf(guid [16]byte) machine.UUID {
-	if guid == ([16]byte{}) || strings.Trim(string(guid[:]), "\xff") == "" {
+	if guid == ([16]byte{}) || bytes.Count(guid[:], []byte{0xff}) == len(guid) {
 		return ""
 	}
 	best := machine.UUIDFromWire(guid)
