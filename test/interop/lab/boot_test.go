@@ -14,9 +14,9 @@ const (
 	biosDisk    = `this is the disk`
 	biosCD      = `this is the disc`
 	biosUSB     = `this is the stick`
-	uefiNetwork = `BdsDxe: (loading|starting) Boot.* "UEFI PXEv4`
-	uefiHTTP    = `BdsDxe: (loading|starting) Boot.* "UEFI HTTPv4`
-	uefiDisk    = `BdsDxe: starting Boot.* "UEFI (Misc Device|QEMU NVMe)`
+	uefiNetwork = `>>Start PXE over IPv4`
+	uefiHTTP    = `>>Start HTTP Boot over IPv4`
+	uefiDisk    = `BdsDxe: starting Boot.* "UEFI (Misc|Non-Block Boot) Device`
 	uefiCD      = `BdsDxe: starting Boot.* "UEFI QEMU DVD-ROM`
 	uefiUSB     = `BdsDxe: starting Boot.* "UEFI QEMU QEMU USB`
 )
