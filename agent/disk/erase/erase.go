@@ -21,6 +21,10 @@
 // ATA's Sanitize comes before its security erase, which locks the disk with a
 // password while it runs, and which firmware usually has frozen.
 //
+// Disks behind bridges to USB are sent no commands: many bridges hang on those
+// that they don't know. Zoned disks take no overwrite out of order of their
+// zones' state: without a sanitize command they fail.
+//
 // A method that fails is on record with its reason, and the next is tried. A
 // disk that no method could erase, or whose content was not as the method
 // promises, fails the step; the other disks are erased all the same.
