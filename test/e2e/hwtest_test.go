@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,7 @@ func (r *rig) results(workflow, step string) results {
 	for key, row := range got {
 		lines = append(lines, fmt.Sprintf("%s = %v %v %v", key, row["value"], row["unit"], row["message"]))
 	}
+	slices.Sort(lines)
 	r.t.Logf("%s of %s:\n%s", step, workflow, strings.Join(lines, "\n"))
 	return got
 }
