@@ -58,14 +58,13 @@ var known = [units]uint64{
 
 // computer does the work of one seed on one processor.
 type computer struct {
-	seed   uint64
-	block  []byte
-	out    []byte
-	a, b   [order * order]float64
-	x, y   [order * order]uint64
-	c      [order * order]float64
-	z      [order * order]uint64
-	stream cipher.Block
+	seed  uint64
+	block []byte
+	out   []byte
+	a, b  [order * order]float64
+	x, y  [order * order]uint64
+	c     [order * order]float64
+	z     [order * order]uint64
 }
 
 func newComputer(seed uint64) *computer {

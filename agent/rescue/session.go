@@ -41,7 +41,6 @@ type (
 	envRequest   struct{ Name, Value string }
 	execRequest  struct{ Command string }
 	signalName   struct{ Name string }
-	exitStatus   struct{ Status uint32 }
 	exitSignal   struct {
 		Name    string
 		Core    bool

@@ -25,8 +25,8 @@ const queueCause = "waits for the jobs of its machine that came before it"
 type stepKind int
 
 const (
-	// stepNone: nothing, until something changes or step.until.
-	stepNone stepKind = iota
+	// The zero value: nothing, until something changes or step.until.
+	_ stepKind = iota
 	// stepRun begins, or begins again, operation step.op of step.job.
 	stepRun
 	// stepEnd ends the job in step.state.

@@ -27,8 +27,8 @@ func (h *hardware) Close() error            { return nil }
 // storage has the records that are read only: sensors' and the server's identity.
 type storage struct{ board *board.Board }
 
-func (s storage) FRU() hal.FRUStore { return fruStore{s.board} }
-func (s storage) SDR() hal.SDRStore { return sdrStore{s.board} }
+func (s storage) FRU() hal.FRUStore { return fruStore(s) }
+func (s storage) SDR() hal.SDRStore { return sdrStore(s) }
 
 var errReadOnly = errors.New("the record is read only")
 
