@@ -29,6 +29,9 @@ func TestE2E(t *testing.T) {
 	if os.Getenv("BEDPLATE_E2E") != "1" {
 		t.Skip("SKIPPED: set BEDPLATE_E2E=1 to work on the disks of a virtual machine")
 	}
+	if os.Getenv("BEDPLATE_E2E_ALL") == "" {
+		t.Skip("SKIPPED: `make e2e-all` runs it; TestStorage does the same from an Instance")
+	}
 	if _, err := os.Stat(agentOS + "/vmlinuz"); err != nil {
 		t.Fatalf("%v: run `make agentos`", err)
 	}

@@ -88,6 +88,9 @@ func TestMedia(t *testing.T) {
 		{"secure-usb-cd", "usb-cd", lab.UEFISecure},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if !all() && c.name != "bios-stick" && c.name != "secure-cd" {
+				t.Skip("SKIPPED: `make e2e-all` runs it; TestLife boots UEFI from a CD")
+			}
 			file := mediumFile(t)
 			r := mediaRig(t, lab.MachineSpec{Name: c.name, Firmware: c.firmware, Args: mediumIn(c.kind, file), Boot: []string{"disk"}})
 			r.apply(r.mediaYAML(c.name, "10.77.0.31/24"))

@@ -55,6 +55,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// all reports whether everything is to be run, as `make e2e-all` does, and not
+// only what the gate has the time for.
+func all() bool { return os.Getenv("BEDPLATE_E2E_ALL") != "" }
+
 // rig is a lab with a server in it.
 type rig struct {
 	t   *testing.T

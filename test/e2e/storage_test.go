@@ -169,6 +169,9 @@ func (r *rig) wantMounts(address string) {
 // that it runs: once for the agent, which came by network, and twice for the
 // installed system, whose firmware asks the network first.
 func TestStorage_SecureBoot(t *testing.T) {
+	if !all() {
+		t.Skip("SKIPPED: `make e2e-all` runs it")
+	}
 	r := newRig(t, lab.Spec{Machines: []lab.MachineSpec{{Name: "sb", Firmware: lab.UEFISecure, TPM: true, Disks: []lab.DiskSpec{{}, {Size: 512 << 20}}}}})
 	const address = "10.77.0.31"
 	r.must("image", "import", "debian-storage", "--file", storageImage)
