@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,6 +121,42 @@ func TestDecideInstance(t *testing.T) {
 			}
 			if cause == "" {
 				t.Error("the state has no cause")
+			}
+		})
+	}
+}
+
+func TestDecide_Media(t *testing.T) {
+	m := machineIn(pb.MachineState_PROVISIONING, inspected, heldByWeb, func(m *pb.Machine) {
+		m.Spec.BootMethod, m.Spec.Bmc = "virtual-media", &pb.BMC{Address: "10.0.0.1"}
+		m.Status.Workflow, m.Status.Bmc = "wf", &pb.BMCStatus{Media: "agent.iso"}
+	})
+	wf := func(step *pb.StepStatus) *pb.Workflow {
+		return &pb.Workflow{Metadata: &pb.Metadata{Name: "wf"}, Spec: &pb.WorkflowSpec{Instance: "web"}, Status: &pb.WorkflowStatus{State: pb.WorkflowState_RUNNING, Steps: []*pb.StepStatus{step}}}
+	}
+	operations := func(d decision) string {
+		var out []string
+		for _, o := range d.makeJob.GetSpec().GetOperations() {
+			out = append(out, operationText(o))
+		}
+		return strings.Join(out, ", ")
+	}
+	for _, tt := range []struct {
+		name  string
+		state pb.InstanceState
+		step  *pb.StepStatus
+		want  string
+	}{
+		{"a machine that restarts into the agent gets its medium again", pb.InstanceState_INSTANCE_PROVISIONING,
+			&pb.StepStatus{Id: "again", State: pb.StepState_STEP_RUNNING, Attempts: []*pb.StepAttempt{{Leaving: "agent"}}}, "insert_media, boot cdrom, power cycle"},
+		{"one whose agent works is left alone", pb.InstanceState_INSTANCE_PROVISIONING, &pb.StepStatus{Id: "write", State: pb.StepState_STEP_RUNNING, Attempts: []*pb.StepAttempt{{}}}, ""},
+		{"one that boots its disk gives its medium back", pb.InstanceState_INSTANCE_BOOTING, &pb.StepStatus{}, "eject_media, boot none"},
+		{"one that is active as well", pb.InstanceState_INSTANCE_ACTIVE, &pb.StepStatus{}, "eject_media, boot none"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := decider().decideMachine(m, view{inst: instanceIn(tt.state), pool: &pb.PoolSpec{}, owner: wf(tt.step), now: now})
+			if got := operations(d); got != tt.want {
+				t.Errorf("its BMC is asked for %q, want %q", got, tt.want)
 			}
 		})
 	}

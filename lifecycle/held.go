@@ -17,8 +17,12 @@ func wantsReinstall(inst *pb.Instance) bool {
 // machine where the instance's workflow waits for it.
 func (c *Controller) held(m *pb.Machine, v view, s standing) decision {
 	d := decision{standing: heldBy(v.inst, s)}
-	if hasBMC(m) && m.GetStatus().GetBmc().GetMedia() != "" && v.inst.GetStatus().GetState() == pb.InstanceState_INSTANCE_BOOTING {
-		c.eject(m, v, &d)
+	switch v.inst.GetStatus().GetState() {
+	case pb.InstanceState_INSTANCE_BOOTING, pb.InstanceState_INSTANCE_ACTIVE:
+		// The medium carries what the machine could enrol with once more.
+		if hasBMC(m) && m.GetStatus().GetBmc().GetMedia() != "" && !wantsReinstall(v.inst) && !v.inst.GetStatus().GetDeleting() {
+			c.eject(m, v, &d)
+		}
 	}
 	switch {
 	case v.inst.GetStatus().GetDeleting() && !c.beganRelease(v.inst):

@@ -42,14 +42,16 @@ func (c *Controller) followLife(m *pb.Machine, v view, d *decision, what string)
 // wake boots the machine into the agent where the workflow that has it waits
 // for that. When every attempt was in vain the workflow is ended.
 func (c *Controller) wake(m *pb.Machine, v view, d *decision, wf *pb.Workflow, soft bool) {
-	if wf.GetStatus().GetState() != pb.WorkflowState_WAITING_FOR_MACHINE || !hasBMC(m) {
+	target := fmt.Sprintf("%s/%d", wf.Metadata.Name, wf.GetStatus().GetRun())
+	back := comesBack(m, wf)
+	if wf.GetStatus().GetState() != pb.WorkflowState_WAITING_FOR_MACHINE && back == "" || !hasBMC(m) {
 		if connected(m) {
 			d.attempt, d.standing.job = 0, ""
 		}
 		return
 	}
+	target += back
 	cause, next := d.cause, d.nextAction
-	target := fmt.Sprintf("%s/%d", wf.Metadata.Name, wf.GetStatus().GetRun())
 	ok := c.boot(m, v, d, target, soft)
 	if d.cause != cause {
 		d.cause = cause + ": " + d.cause
@@ -60,6 +62,21 @@ func (c *Controller) wake(m *pb.Machine, v view, d *decision, wf *pb.Workflow, s
 	if !ok && !wf.GetStatus().GetCancelRequested() {
 		d.cancel, d.reason = wf.Metadata.Name, d.cause
 	}
+}
+
+// comesBack names the step that restarts the machine into the agent, where
+// the machine has gone and would boot something else: the override that had it
+// boot from its medium was for one boot only.
+func comesBack(m *pb.Machine, wf *pb.Workflow) string {
+	if m.GetSpec().GetBootMethod() != "virtual-media" || connected(m) || wf.GetStatus().GetState() != pb.WorkflowState_RUNNING {
+		return ""
+	}
+	for _, s := range wf.GetStatus().GetSteps() {
+		if n := len(s.GetAttempts()); s.GetState() == pb.StepState_STEP_RUNNING && n > 0 && s.Attempts[n-1].GetLeaving() == "agent" {
+			return fmt.Sprintf("/%s/%d", s.GetId(), n)
+		}
+	}
+	return ""
 }
 
 // makeLifeWorkflow makes status.life_workflow where it isn't there. The name
