@@ -148,7 +148,8 @@ func (f *Fleet) ask(ctx context.Context, t turn) string {
 		return "gone"
 	}
 	var r reading
-	err = f.Do(ctx, m, func(ctx context.Context, c *bmc.Client) (err error) {
+	// A poll only reads: a session that was idle needs no probe before it.
+	err = f.Read(ctx, m, func(ctx context.Context, c *bmc.Client) (err error) {
 		if r.power, err = c.PowerState(ctx); err != nil {
 			return err
 		}

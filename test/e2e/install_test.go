@@ -111,7 +111,7 @@ func (r *rig) reset(name, address, was string) {
 	if err := r.machine(name).Reset(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
-	r.eventually(4*time.Minute, name+" comes up again", func() error {
+	r.eventually(installTime, name+" comes up again", func() error {
 		id, err := r.bootID(address)
 		if err == nil && id == was {
 			err = errors.New("it has not gone down yet")
