@@ -128,7 +128,7 @@ func (r *rack) witnessSushy() {
 	}
 	b := r.machine("m").Spec().BMC
 	serial := r.machine("m").Serial()
-	out := r.must("/usr/bin/python3", "testdata/sushy.py", "https://"+b.Address, b.Username, b.Password, r.url+"/cd.iso")
+	out := r.must("/usr/bin/python3", "testdata/drive.py", "https://"+b.Address, b.Username, b.Password, r.url+"/cd.iso")
 	r.says(serial, biosCD)
 	r.reset("m", "ForceOff")
 	if !regexp.MustCompile(`(?m)^done$`).MatchString(out) {
@@ -160,10 +160,10 @@ func (r *rack) witnessRedfishtool() {
 		{[]string{"Chassis", "-I", "1", "Thermal"}, `"ReadingCelsius": 46`},
 		{[]string{"Chassis", "-I", "1", "Power"}, `"PowerConsumedWatts": 116`},
 		{[]string{"Managers", "-I", "1", "NetworkProtocol"}, `"HTTPS"`},
-		{[]string{"AccountService", "adduser", "ops", "secret7", "Operator"}, ``},
-		{[]string{"AccountService", "Accounts", "list"}, `ops`},
-		{[]string{"AccountService", "setpassword", "ops", "secret8"}, ``},
-		{[]string{"AccountService", "deleteuser", "ops"}, ``},
+		{[]string{"AccountService", "adduser", "web", "secret7", "Operator"}, ``},
+		{[]string{"AccountService", "Accounts", "list"}, `web`},
+		{[]string{"AccountService", "setpassword", "web", "secret8"}, ``},
+		{[]string{"AccountService", "deleteuser", "web"}, ``},
 		{[]string{"SessionService", "Sessions"}, `"Members"`},
 		{[]string{"Systems", "-I", "1", "reset", "ForceOff"}, ``},
 		{[]string{"Systems", "-I", "1"}, `"PowerState": "Off"`},
