@@ -150,11 +150,15 @@ func TestDecide_Media(t *testing.T) {
 		{"a machine that restarts into the agent gets its medium again", pb.InstanceState_INSTANCE_PROVISIONING,
 			&pb.StepStatus{Id: "again", State: pb.StepState_STEP_RUNNING, Attempts: []*pb.StepAttempt{{Leaving: "agent"}}}, "insert_media, boot cdrom, power cycle"},
 		{"one whose agent works is left alone", pb.InstanceState_INSTANCE_PROVISIONING, &pb.StepStatus{Id: "write", State: pb.StepState_STEP_RUNNING, Attempts: []*pb.StepAttempt{{}}}, ""},
-		{"one that boots its disk gives its medium back", pb.InstanceState_INSTANCE_BOOTING, &pb.StepStatus{}, "eject_media, boot none"},
-		{"one that is active as well", pb.InstanceState_INSTANCE_ACTIVE, &pb.StepStatus{}, "eject_media, boot none"},
+		{"one that boots its disk gives its medium back", pb.InstanceState_INSTANCE_BOOTING, nil, "eject_media, boot none"},
+		{"one that is active as well", pb.InstanceState_INSTANCE_ACTIVE, nil, "eject_media, boot none"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := decider().decideMachine(m, view{inst: instanceIn(tt.state), pool: &pb.PoolSpec{}, owner: wf(tt.step), now: now})
+			v := view{inst: instanceIn(tt.state), pool: &pb.PoolSpec{}, now: now}
+			if tt.step != nil {
+				v.owner = wf(tt.step)
+			}
+			d := decider().decideMachine(m, v)
 			if got := operations(d); got != tt.want {
 				t.Errorf("its BMC is asked for %q, want %q", got, tt.want)
 			}

@@ -20,7 +20,7 @@ func (c *Controller) held(m *pb.Machine, v view, s standing) decision {
 	switch v.inst.GetStatus().GetState() {
 	case pb.InstanceState_INSTANCE_BOOTING, pb.InstanceState_INSTANCE_ACTIVE:
 		// The medium carries what the machine could enrol with once more.
-		if hasBMC(m) && m.GetStatus().GetBmc().GetMedia() != "" && !wantsReinstall(v.inst) && !v.inst.GetStatus().GetDeleting() {
+		if v.owner == nil && hasBMC(m) && m.GetStatus().GetBmc().GetMedia() != "" && !wantsReinstall(v.inst) && !v.inst.GetStatus().GetDeleting() {
 			c.eject(m, v, &d)
 		}
 	}
