@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bedplate/bedplate/agent/disk/input"
-	"github.com/bedplate/bedplate/agent/image/compression"
 	"github.com/bedplate/bedplate/agent/step"
+	"github.com/bedplate/bedplate/images/format/compression"
 )
 
 // maxName bounds the names in an archive; the kernel's own bound is 4096.

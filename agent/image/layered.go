@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/bedplate/bedplate/agent/image/qcow2"
 	"github.com/bedplate/bedplate/agent/image/transfer"
+	"github.com/bedplate/bedplate/images/format/qcow2"
 )
 
 // qcow2 writes an image whose file holds the disk's content in pieces, in any

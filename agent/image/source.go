@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"github.com/bedplate/bedplate/agent/disk/input"
-	"github.com/bedplate/bedplate/agent/image/compression"
 	"github.com/bedplate/bedplate/agent/step"
+	"github.com/bedplate/bedplate/images/format/compression"
 )
 
 // Formats of an image, by the name they have in an Image.

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/bedplate/bedplate/agent/disk"
-	"github.com/bedplate/bedplate/agent/image/compression"
-	"github.com/bedplate/bedplate/agent/image/qcow2"
 	"github.com/bedplate/bedplate/agent/image/transfer"
 	"github.com/bedplate/bedplate/agent/step"
+	"github.com/bedplate/bedplate/images/format/compression"
+	"github.com/bedplate/bedplate/images/format/qcow2"
 )
 
 // DigestError is a file that is not the one that was asked for.

@@ -58,8 +58,9 @@ var allowed = map[string][]string{
 	// Records of erasures: what machines report, judged, signed and verified.
 	"erasure": {"proto", "machine", "trust"},
 
-	// Images and the agent's system.
-	"images":          {"machine", "proto"},
+	// Images and the agent's system. What is known of file formats is shared with the agent.
+	"images":          {"machine", "proto", "images/format"},
+	"images/format":   {},
 	"images/agentos":  {},
 	"images/iso":      {"images/agentos"},
 	"images/debian":   {},
@@ -73,7 +74,7 @@ var allowed = map[string][]string{
 	"workflow/rpc":        {"workflow", "proto", "machine", "resource", "store"},
 
 	// The agent.
-	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "machine/medium", "trust", "layout"},
+	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "machine/medium", "trust", "layout", "images/format"},
 	"agent/step": {},
 
 	// What becomes of machines that made themselves known, and what is to be
