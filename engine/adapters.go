@@ -252,6 +252,16 @@ func (s secrets) Secret(ctx context.Context, name string) (map[string]string, er
 	return values, nil
 }
 
+// Versioned is Secret with the resource's version.
+func (s secrets) Versioned(ctx context.Context, name string) (map[string]string, int64, error) {
+	sec, err := resource.Get[*pb.Secret](ctx, s.db, name)
+	if err != nil {
+		return nil, 0, err
+	}
+	values, err := s.Secret(ctx, name)
+	return values, sec.GetMetadata().GetResourceVersion(), err
+}
+
 // imageFacts describes an image as expressions and image.write see it.
 func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) {
 	i, ok := e.catalogue.get(name)

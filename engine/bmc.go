@@ -31,7 +31,7 @@ func (e *Engine) buildBMC(ctx context.Context) (err error) {
 		return e.events.Op(event.Entry{Kind: kind, Name: name, Reason: reason, Message: message, Warning: warning})
 	}
 	e.fleet, err = fleet.New(ctx, fleet.Config{
-		DB: e.db, Sealer: e.sealer, Secret: secrets{e.db, e.sealer}.Secret, Observe: e.timeline.Observe, Event: note,
+		DB: e.db, Sealer: e.sealer, Secret: secrets{e.db, e.sealer}.Versioned, Observe: e.timeline.Observe, Event: note,
 		PollInterval: e.cfg.BMC.PollInterval, Now: e.cfg.Now, Rand: e.cfg.Rand, Logger: e.log, Registry: e.registry,
 	}, func(pinned func(bmc.Target, bmc.Pin)) (*bmc.Pool, error) {
 		return bmc.NewPool(bmc.Config{

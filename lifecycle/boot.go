@@ -88,6 +88,10 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 	case pb.JobState_JOB_SUCCEEDED:
 		return true
 	case pb.JobState_JOB_FAILED, pb.JobState_JOB_CANCELLED:
+		if r := m.GetStatus().GetBmc().GetRefusedLogin(); r != nil {
+			refusedLogin(m, d, what, r)
+			return false
+		}
 		at := v.job.GetStatus().GetEndTime().AsTime().Add(backoff(d.attempt))
 		if !v.now.Before(at) {
 			d.attempt++
@@ -111,6 +115,15 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 		d.deadline = moment(v.job.GetStatus().GetDeadline())
 	}
 	return false
+}
+
+// refusedLogin fails a machine whose BMC refuses the only login that is known:
+// each further attempt could lock the account. It goes on by itself when that
+// has changed.
+func refusedLogin(m *pb.Machine, d *decision, what string, r *pb.RefusedLogin) {
+	d.state = pb.MachineState_FAILED
+	d.cause = what + ": its BMC refuses the login of " + r.GetLogin()
+	d.nextAction = "correct the Secret or spec.bmc; or `bedplate machine bmc status " + m.Metadata.Name + " --retry` once the BMC would take it"
 }
 
 // exhausted fails a machine whose attempts are used up. Where it is tried on

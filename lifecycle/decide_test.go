@@ -86,6 +86,49 @@ func decider() *Controller {
 	})
 }
 
+func TestDecide_RefusedLogin(t *testing.T) {
+	c := decider()
+	m := machineIn(pb.MachineState_ENROLLED, func(m *pb.Machine) {
+		m.Spec.Bmc = &pb.BMC{Address: "10.0.0.1", Username: "root", PasswordSecret: "bmc"}
+	})
+	v := view{pool: &pb.PoolSpec{}, now: now}
+	d := c.decideMachine(m, v)
+	if d.makeJob == nil {
+		t.Fatal("its BMC is not contacted")
+	}
+	m = withDecision(m, d, now)
+	v.job = d.makeJob
+	v.job.Status = &pb.JobStatus{State: pb.JobState_JOB_FAILED, Cause: "BMC refused the login", EndTime: timestamppb.New(now)}
+	m.Status.Bmc = &pb.BMCStatus{RefusedLogin: &pb.RefusedLogin{Login: "user root with secret/bmc version 7"}}
+	for range 4 {
+		v.now = v.now.Add(time.Hour)
+		d = c.decideMachine(m, v)
+		if d.makeJob != nil || d.state != pb.MachineState_FAILED || !strings.Contains(d.cause, "secret/bmc version 7") || !strings.Contains(d.nextAction, "--retry") {
+			t.Fatalf("while its login is refused: job %v, %s: %s; %s", d.makeJob, d.state, d.cause, d.nextAction)
+		}
+		m = withDecision(m, d, v.now)
+	}
+	t.Run("it goes on by itself once the login is another", func(t *testing.T) {
+		next := cloneOf(m)
+		next.Status.Bmc.RefusedLogin = nil
+		if d := c.decideMachine(next, v); d.makeJob == nil || d.state == pb.MachineState_FAILED {
+			t.Errorf("%s: %s", d.state, d.cause)
+		}
+	})
+	t.Run("`machine retry` has it tried once more", func(t *testing.T) {
+		next := cloneOf(m)
+		if err := retried(next); err != nil {
+			t.Fatal(err)
+		}
+		if next.Status.Bmc.RefusedLogin != nil {
+			t.Error("the refused login is still on record")
+		}
+		if d := c.decideMachine(next, view{pool: v.pool, now: v.now}); d.makeJob == nil {
+			t.Errorf("%s: %s", d.state, d.cause)
+		}
+	})
+}
+
 func TestDecideInstance(t *testing.T) {
 	at := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(d)) }
 	wf := func(state pb.WorkflowState, end time.Duration) *pb.Workflow {

@@ -20,7 +20,7 @@ var ErrNotFailed = errors.New("nothing of its life has failed")
 const retryAttempts = 64
 
 // Retry takes up again what a machine's life stopped at: attempts are counted
-// anew, hooks that said no are asked again, hardware that was not as expected
+// anew, a login that the BMC has refused is tried once more, hooks that said no are asked again, hardware that was not as expected
 // is read and tested again. ops, such as the event that says who asked, are
 // written with it.
 func (c *Controller) Retry(ctx context.Context, name string, ops ...store.Op) (*pb.Machine, error) {
@@ -56,6 +56,9 @@ func retried(m *pb.Machine) error {
 		return fmt.Errorf("machine %s is %s: %w", name, stateName(s.GetState()), ErrNotFailed)
 	}
 	s.Attempt, s.Job, s.LifeWorkflow = 0, "", ""
+	if s.GetBmc() != nil {
+		s.Bmc.RefusedLogin = nil
+	}
 	if m.GetMetadata().GetAnnotations()[AnnotationDiscovered] == "" && !m.GetSpec().GetRetired() {
 		retryReady(s)
 	}

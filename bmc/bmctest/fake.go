@@ -110,6 +110,9 @@ func (f *Fake) MediaImage(kind bmc.MediaKind) string {
 	return f.media[kind]
 }
 
+// ResetPassword sets the password of the first user as somebody at the BMC's own web page would.
+func (f *Fake) ResetPassword(password string) { f.mu.Lock(); f.password = password; f.mu.Unlock() }
+
 // Password returns the password of the first user.
 func (f *Fake) Password() string { f.mu.Lock(); defer f.mu.Unlock(); return f.password }
 

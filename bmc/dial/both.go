@@ -15,6 +15,9 @@ type both struct {
 	bmc.Driver
 	second func(ctx context.Context) (bmc.Driver, error)
 	opened bmc.Driver
+	// refused is why the second one wasn't let in: that isn't tried again, as
+	// accounts get locked.
+	refused error
 }
 
 // or calls fn with the first driver, and with the second if the first lacks it.
@@ -23,8 +26,14 @@ func or[T any](ctx context.Context, b *both, fn func(bmc.Driver) (T, error)) (T,
 	if !errors.Is(err, bmc.ErrUnsupported) {
 		return v, err
 	}
+	if b.refused != nil {
+		return v, fmt.Errorf("%w (nor by IPMI: %v)", err, b.refused)
+	}
 	if b.opened == nil {
 		second, dialErr := b.second(ctx)
+		if errors.Is(dialErr, bmc.ErrAuth) {
+			b.refused = dialErr
+		}
 		if dialErr != nil {
 			return v, fmt.Errorf("%w (nor by IPMI: %v)", err, dialErr)
 		}

@@ -47,8 +47,8 @@ type Sealer interface {
 type Config struct {
 	DB     *resource.DB
 	Sealer Sealer
-	// Secret returns the values of a Secret resource.
-	Secret func(ctx context.Context, name string) (map[string]string, error)
+	// Secret returns the values of a Secret resource, and its version.
+	Secret func(ctx context.Context, name string) (values map[string]string, version int64, err error)
 	// Observe takes what is seen of machines; it never blocks.
 	Observe func(machine.Sighting)
 	// Event returns the op that appends one line to the event log.
@@ -100,6 +100,8 @@ type contact struct {
 	// err is the last call's error, and failed when that was.
 	err    string
 	failed time.Time
+	// refusals is how many logins in a row were refused.
+	refusals int
 }
 
 // New returns a Fleet. The passwords that the server has given are read from the store.
@@ -129,16 +131,21 @@ func (f *Fleet) Run(ctx context.Context) error {
 	var g sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var followed error
+	var followed, secrets error
 	g.Go(func() {
 		defer cancel()
-		followed = resource.Follow(ctx, f.cfg.DB, f.set, func(name string) { f.remove(ctx, name) }, f.listed)
+		set := func(m *pb.Machine) { f.set(m); f.reconsider(ctx, m) }
+		followed = resource.Follow(ctx, f.cfg.DB, set, func(name string) { f.remove(ctx, name) }, f.listed)
+	})
+	g.Go(func() {
+		defer cancel()
+		secrets = f.followSecrets(ctx)
 	})
 	g.Go(func() { f.poll(ctx) })
 	// Sessions last: what runs ends before they are logged out of.
 	err := f.pool.Run(ctx)
 	g.Wait()
-	if err = errors.Join(err, followed); err != nil {
+	if err = errors.Join(err, followed, secrets); err != nil {
 		return fmt.Errorf("keeping in touch with BMCs: %w", err)
 	}
 	return nil
@@ -168,7 +175,7 @@ func (f *Fleet) set(m *pb.Machine) {
 		old.next = f.cfg.Now()
 		f.wakePoller()
 	}
-	old.machine = m
+	f.replaceLocked(old, m)
 	if string(old.pin) == m.GetStatus().GetBmc().GetCertificateDigest() {
 		old.pin = ""
 	}
@@ -244,6 +251,7 @@ func (f *Fleet) call(ctx context.Context, m *pb.Machine, fn func(context.Context
 		return fn(ctx, &watched)
 	})
 	f.note(ctx, name, protocol, answered, err)
+	f.noteLogin(ctx, m, answered, err)
 	return err
 }
 

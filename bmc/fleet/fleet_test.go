@@ -33,6 +33,8 @@ type room struct {
 	txns    *counting
 	fleet   *Fleet
 	secrets map[string]map[string]string
+	// versions are those of the secrets.
+	versions map[string]int64
 
 	mu        sync.Mutex
 	fakes     map[string]*bmctest.Fake
@@ -60,7 +62,7 @@ func inBubble(t *testing.T, test func(t *testing.T, r *room)) {
 			t.Fatal(err)
 		}
 		defer st.Close()
-		r := &room{t: t, txns: &counting{Store: st}, fakes: map[string]*bmctest.Fake{}, secrets: map[string]map[string]string{"bmc": {"password": "secret"}}}
+		r := &room{t: t, txns: &counting{Store: st}, fakes: map[string]*bmctest.Fake{}, secrets: map[string]map[string]string{"bmc": {"password": "secret"}}, versions: map[string]int64{}}
 		var n atomic.Int64
 		r.db = &resource.DB{Store: r.txns, Now: time.Now, NewUID: func() string { return fmt.Sprintf("uid%05d", n.Add(1)) }}
 		test(t, r)
@@ -100,11 +102,11 @@ func (r *room) start(changes ...func(*Config)) (stop func()) {
 	r.t.Helper()
 	cfg := Config{
 		DB: r.db, Sealer: plainSealer{}, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
-		Secret: func(_ context.Context, name string) (map[string]string, error) {
+		Secret: func(_ context.Context, name string) (map[string]string, int64, error) {
 			if s, ok := r.secrets[name]; ok {
-				return s, nil
+				return s, r.versions[name], nil
 			}
-			return nil, fmt.Errorf("secret/%s: %w", name, store.ErrNotFound)
+			return nil, 0, fmt.Errorf("secret/%s: %w", name, store.ErrNotFound)
 		},
 		Observe: func(s machine.Sighting) { r.mu.Lock(); r.sightings = append(r.sightings, s); r.mu.Unlock() },
 		Event: func(kind, name, reason, message string, _ bool) store.Op {

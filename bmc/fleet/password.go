@@ -75,6 +75,9 @@ func (f *Fleet) RotatePassword(ctx context.Context, m *pb.Machine) error {
 	if m.GetSpec().GetBmc().GetUsername() == "" {
 		return fmt.Errorf("machine/%s: its BMC has no user name: set spec.bmc.username", name)
 	}
+	if err := f.refusal(ctx, m); err != nil {
+		return err
+	}
 	if !f.vault.begin(name) {
 		return fmt.Errorf("machine/%s: %w", name, errRotating)
 	}
@@ -100,6 +103,9 @@ func (f *Fleet) RotatePassword(ctx context.Context, m *pb.Machine) error {
 		return err
 	}
 	err = f.pool.SetPassword(ctx, old, next)
+	if !errors.Is(err, bmc.ErrPasswordUnknown) {
+		f.noteLogin(ctx, m, err == nil, err)
+	}
 	switch {
 	case err == nil:
 		r.Current, r.Pending = next, ""

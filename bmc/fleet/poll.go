@@ -163,6 +163,9 @@ func (f *Fleet) ask(ctx context.Context, t turn) string {
 		if errors.Is(err, bmc.ErrBusy) {
 			return "busy"
 		}
+		if errors.As(err, new(*RefusedError)) {
+			return "refused"
+		}
 		f.complain(ctx, t.name, err)
 		return "failed"
 	}

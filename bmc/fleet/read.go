@@ -118,6 +118,10 @@ func (f *Fleet) Status(ctx context.Context, name string, retry bool) (*pb.GetMac
 	}
 	if retry {
 		f.pool.Reset(machine.Name(name))
+		f.forgive(ctx, name)
+		if m, err = f.Machine(name); err != nil {
+			return nil, err
+		}
 	}
 	out := &pb.GetMachineBMCResponse{Machine: name, Address: m.GetSpec().GetBmc().GetAddress(), Username: m.GetSpec().GetBmc().GetUsername()}
 	var now live

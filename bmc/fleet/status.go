@@ -57,8 +57,18 @@ func (f *Fleet) known(m *pb.Machine) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if had := f.members[m.Metadata.Name]; had != nil && had.machine.Metadata.ResourceVersion < m.Metadata.ResourceVersion {
-		had.machine = m
+		f.replaceLocked(had, m)
 	}
+}
+
+// replaceLocked puts m in place of the machine as it was. A login that was
+// refused and isn't any more may be tried: one further refusal, and it is again.
+func (f *Fleet) replaceLocked(had *member, m *pb.Machine) {
+	if had.machine.GetStatus().GetBmc().GetRefusedLogin() != nil && m.GetStatus().GetBmc().GetRefusedLogin() == nil {
+		f.pool.Reset(machine.Name(m.Metadata.Name))
+		had.seen.refusals = refusalsAllowed - 1
+	}
+	had.machine = m
 }
 
 // pinned keeps the certificate of a first contact; the pool calls it, and it
@@ -181,7 +191,10 @@ func (f *Fleet) Explain(name string) Explanation {
 	circuit := f.pool.Circuit(machine.Name(name))
 	var out Explanation
 	spec, status := obj.GetSpec().GetBmc(), obj.GetStatus().GetBmc()
+	refused := f.refusal(context.Background(), obj)
 	switch {
+	case errors.As(refused, new(*RefusedError)):
+		out.Advice = append(out.Advice, refused.Error())
 	case circuit.State != bmc.CircuitClosed:
 		out.Advice = append(out.Advice, circuitAdvice(name, spec.GetAddress(), circuit, now))
 	case seen.err != "":

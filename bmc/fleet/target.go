@@ -21,9 +21,16 @@ var errNoPassword = errors.New("no password for the BMC")
 
 // Target returns where the machine's BMC is and how to log in to it. While the
 // BMC's password is not certain (the server was stopped while it changed it),
-// it finds out first which one works.
+// it finds out first which one works. A login that the BMC has refused isn't
+// given out again: the error is a *RefusedError.
 func (f *Fleet) Target(ctx context.Context, m *pb.Machine) (bmc.Target, error) {
+	if err := f.refusal(ctx, m); err != nil {
+		return bmc.Target{}, err
+	}
 	own, err := f.vault.password(ctx, m, f.settle)
+	if errors.Is(err, bmc.ErrAuth) {
+		f.refuse(ctx, m)
+	}
 	if err != nil {
 		return bmc.Target{}, err
 	}
@@ -38,7 +45,7 @@ func (f *Fleet) targetWith(ctx context.Context, m *pb.Machine, own string) (bmc.
 	if spec.GetAddress() == "" {
 		return bmc.Target{}, fmt.Errorf("machine/%s %w", name, ErrNoBMC)
 	}
-	t := bmc.Target{Machine: machine.Name(name), Address: spec.GetAddress(), Username: spec.GetUsername(), Password: own}
+	t := bmc.Target{Machine: machine.Name(name), Address: spec.GetAddress(), Username: spec.GetUsername(), Password: own, IPMIPort: uint16(spec.GetIpmiPort())}
 	var err error
 	if t.Protocol, err = bmc.ParseProtocol(spec.GetProtocol()); err != nil {
 		return t, err
@@ -85,7 +92,7 @@ func (f *Fleet) firstPassword(ctx context.Context, m *pb.Machine) (string, error
 		}
 		return "", fmt.Errorf("machine/%s: %w: set spec.bmc.password_secret to a Secret that has it under the key password", name, errNoPassword)
 	}
-	values, err := f.cfg.Secret(ctx, secret)
+	values, _, err := f.cfg.Secret(ctx, secret)
 	if err != nil {
 		return "", fmt.Errorf("machine/%s: reading the BMC's password: %w", name, err)
 	}

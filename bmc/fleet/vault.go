@@ -40,21 +40,10 @@ type vault struct {
 	records   map[string]record // by machine
 	byAddress map[string]string // machine by address
 	changing  map[string]bool   // machines whose password is being changed or found out
-	stuck     map[string]stuck
 }
-
-// stuck is a BMC that accepts neither of two passwords. It isn't asked again
-// for a while: accounts get locked.
-type stuck struct {
-	err   error
-	until time.Time
-}
-
-// stuckPause is how long such a BMC is left alone.
-const stuckPause = 15 * time.Minute
 
 func openVault(ctx context.Context, cfg Config) (*vault, error) {
-	v := &vault{cfg: cfg, records: map[string]record{}, byAddress: map[string]string{}, changing: map[string]bool{}, stuck: map[string]stuck{}}
+	v := &vault{cfg: cfg, records: map[string]record{}, byAddress: map[string]string{}, changing: map[string]bool{}}
 	page, err := cfg.DB.Store.List(ctx, vaultPrefix, "", 0)
 	if err != nil {
 		return nil, fmt.Errorf("reading BMC passwords: %w", err)
@@ -83,7 +72,6 @@ func sealName(machine string) string { return "bmc/" + machine }
 func (v *vault) keepLocked(name string, r record) {
 	v.records[name] = r
 	v.byAddress[r.Address] = name
-	delete(v.stuck, name)
 }
 
 // find returns the record of the machine: its own, or that of a machine which
@@ -156,11 +144,9 @@ func (v *vault) end(name string) {
 func (v *vault) password(ctx context.Context, m *pb.Machine, settle func(context.Context, *pb.Machine, record) (record, error)) (string, error) {
 	name := m.GetMetadata().GetName()
 	v.mu.Lock()
-	r, changing, no := v.findLocked(m), v.changing[name], v.stuck[name]
+	r, changing := v.findLocked(m), v.changing[name]
 	v.mu.Unlock()
 	switch {
-	case v.cfg.Now().Before(no.until) && r.Pending != "":
-		return "", no.err
 	case changing:
 		return "", fmt.Errorf("machine/%s: %w", name, errRotating)
 	case r.Pending == "":
@@ -171,10 +157,5 @@ func (v *vault) password(ctx context.Context, m *pb.Machine, settle func(context
 	}
 	defer v.end(name)
 	r, err := settle(ctx, m, r)
-	if errors.Is(err, bmc.ErrAuth) {
-		v.mu.Lock()
-		v.stuck[name] = stuck{err, v.cfg.Now().Add(stuckPause)}
-		v.mu.Unlock()
-	}
 	return r.Current, err
 }

@@ -99,8 +99,8 @@ func (r *rack) start() (stop func()) {
 	}
 	fl, err := fleet.New(ctx, fleet.Config{
 		DB: r.db, Sealer: plainSealer{}, Event: event, PollInterval: -1, Now: time.Now, Rand: rand.Reader, Logger: log,
-		Secret: func(context.Context, string) (map[string]string, error) {
-			return map[string]string{"password": "secret"}, nil
+		Secret: func(context.Context, string) (map[string]string, int64, error) {
+			return map[string]string{"password": "secret"}, 1, nil
 		},
 		Observe: func(s machine.Sighting) { r.mu.Lock(); r.sightings = append(r.sightings, s); r.mu.Unlock() },
 	}, func(pinned func(bmc.Target, bmc.Pin)) (*bmc.Pool, error) {

@@ -66,6 +66,9 @@ func (p *page) bmc(b *pb.BMCStatus) {
 	p.line("BMC seen", strings.Join(notEmpty(strings.TrimSpace(b.GetVendor()+" "+b.GetModel()), b.GetProtocol(), prefixed("firmware ", b.GetFirmwareVersion()), p.a.ago(b.GetContactTime())), ", "))
 	p.line("Power", strings.TrimPrefix(resource.EnumName(b.GetPower()), "power_"))
 	p.line("Health", strings.Join(notEmpty(append([]string{b.GetHealth()}, b.GetHealthCauses()...)...), ", "))
+	if r := b.GetRefusedLogin(); r != nil {
+		p.line("BMC refuses", table.Clean(r.GetLogin())+", "+p.a.ago(r.GetTime())+": it isn't tried again until that or spec.bmc changes")
+	}
 	if b.GetCircuitOpen() {
 		p.line("BMC error", table.Clean(b.GetError())+"; asked again "+p.a.ago(b.GetRetryTime()))
 	} else {

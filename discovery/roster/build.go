@@ -241,6 +241,13 @@ func (b *builder) bmc(f field) {
 	case "bmc_tls":
 		bmc.Tls = strings.ToLower(f.value)
 		b.from("spec.bmc.tls", f)
+	case "bmc_ipmi_port":
+		n, err := strconv.ParseUint(f.value, 10, 16)
+		if err != nil {
+			b.wrong(f, "%q is no port: it is a number from 1 to 65535", f.value)
+		}
+		bmc.IpmiPort = uint32(n)
+		b.from("spec.bmc.ipmi_port", f)
 	case "bmc_certificate_digest":
 		bmc.CertificateDigest = strings.ToLower(f.value)
 		b.from("spec.bmc.certificate_digest", f)

@@ -111,8 +111,8 @@ func newPoller(b *testing.B, db *resource.DB, registry *prometheus.Registry) (*b
 	}
 	return bmcfleet.New(b.Context(), bmcfleet.Config{
 		DB: db, Sealer: sealer, PollInterval: bmcInterval, Now: time.Now, Rand: rand.Reader,
-		Secret: func(context.Context, string) (map[string]string, error) {
-			return map[string]string{"password": "bench"}, nil
+		Secret: func(context.Context, string) (map[string]string, int64, error) {
+			return map[string]string{"password": "bench"}, 1, nil
 		},
 		Observe: func(machine.Sighting) {},
 		Event: func(kind, name, reason, message string, _ bool) store.Op {

@@ -517,6 +517,69 @@ func (x *FoundBMC) GetError() string {
 	return ""
 }
 
+// RefusedLogin is a login that a BMC refused.
+type RefusedLogin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose password it was, such as `user root with secret/room-1 version 57`.
+	Login string                 `protobuf:"bytes,1,opt,name=login,proto3" json:"login,omitempty"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Tells the login from another one: of all that it is made of, of passwords only the version.
+	Digest        string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedLogin) Reset() {
+	*x = RefusedLogin{}
+	mi := &file_bedplate_v1_bmc_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedLogin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedLogin) ProtoMessage() {}
+
+func (x *RefusedLogin) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_bmc_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedLogin.ProtoReflect.Descriptor instead.
+func (*RefusedLogin) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_bmc_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RefusedLogin) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *RefusedLogin) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *RefusedLogin) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
 var File_bedplate_v1_bmc_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_bmc_proto_rawDesc = "" +
@@ -559,7 +622,11 @@ const file_bedplate_v1_bmc_proto_rawDesc = "" +
 	"\x12certificate_digest\x18\x06 \x01(\tR\x11certificateDigest\x12\x18\n" +
 	"\amachine\x18\a \x01(\tR\amachine\x12\x18\n" +
 	"\acreated\x18\b \x01(\bR\acreated\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05errorB;Z9github.com/bedplate/bedplate/proto/bedplate/v1;bedplatev1b\x06proto3"
+	"\x05error\x18\t \x01(\tR\x05error\"l\n" +
+	"\fRefusedLogin\x12\x14\n" +
+	"\x05login\x18\x01 \x01(\tR\x05login\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digestB;Z9github.com/bedplate/bedplate/proto/bedplate/v1;bedplatev1b\x06proto3"
 
 var (
 	file_bedplate_v1_bmc_proto_rawDescOnce sync.Once
@@ -573,7 +640,7 @@ func file_bedplate_v1_bmc_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_bmc_proto_rawDescData
 }
 
-var file_bedplate_v1_bmc_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_bedplate_v1_bmc_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_bedplate_v1_bmc_proto_goTypes = []any{
 	(*Sensor)(nil),                // 0: bedplate.v1.Sensor
 	(*BMCLogEntry)(nil),           // 1: bedplate.v1.BMCLogEntry
@@ -581,15 +648,17 @@ var file_bedplate_v1_bmc_proto_goTypes = []any{
 	(*BIOSSetting)(nil),           // 3: bedplate.v1.BIOSSetting
 	(*BMCUser)(nil),               // 4: bedplate.v1.BMCUser
 	(*FoundBMC)(nil),              // 5: bedplate.v1.FoundBMC
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*RefusedLogin)(nil),          // 6: bedplate.v1.RefusedLogin
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
 }
 var file_bedplate_v1_bmc_proto_depIdxs = []int32{
-	6, // 0: bedplate.v1.BMCLogEntry.time:type_name -> google.protobuf.Timestamp
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	7, // 0: bedplate.v1.BMCLogEntry.time:type_name -> google.protobuf.Timestamp
+	7, // 1: bedplate.v1.RefusedLogin.time:type_name -> google.protobuf.Timestamp
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_bmc_proto_init() }
@@ -603,7 +672,7 @@ func file_bedplate_v1_bmc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_bmc_proto_rawDesc), len(file_bedplate_v1_bmc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

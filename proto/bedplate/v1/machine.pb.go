@@ -908,8 +908,10 @@ type BMC struct {
 	CaCertificate string `protobuf:"bytes,7,opt,name=ca_certificate,json=caCertificate,proto3" json:"ca_certificate,omitempty"`
 	// Give the BMC a password that only the server knows, when the machine is enrolled and each time it is released.
 	RotatePassword bool `protobuf:"varint,8,opt,name=rotate_password,json=rotatePassword,proto3" json:"rotate_password,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// UDP port of IPMI. 0: 623, or with `protocol: ipmi` the one in the address.
+	IpmiPort      uint32 `protobuf:"varint,9,opt,name=ipmi_port,json=ipmiPort,proto3" json:"ipmi_port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BMC) Reset() {
@@ -996,6 +998,13 @@ func (x *BMC) GetRotatePassword() bool {
 		return x.RotatePassword
 	}
 	return false
+}
+
+func (x *BMC) GetIpmiPort() uint32 {
+	if x != nil {
+		return x.IpmiPort
+	}
+	return 0
 }
 
 // MachineStatus is what was seen of a machine.
@@ -1275,7 +1284,9 @@ type BMCStatus struct {
 	// When the server last gave it a new password; absent while it has its first one.
 	PasswordTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=password_time,json=passwordTime,proto3" json:"password_time,omitempty"`
 	// Capabilities that it was seen to have, such as power, boot-device, virtual-media, console.
-	Capabilities  []string `protobuf:"bytes,17,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	Capabilities []string `protobuf:"bytes,17,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
+	// Login that the BMC refuses. It isn't tried again until the Secret or spec.bmc changes, or a person asks.
+	RefusedLogin  *RefusedLogin `protobuf:"bytes,18,opt,name=refused_login,json=refusedLogin,proto3" json:"refused_login,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1425,6 +1436,13 @@ func (x *BMCStatus) GetPasswordTime() *timestamppb.Timestamp {
 func (x *BMCStatus) GetCapabilities() []string {
 	if x != nil {
 		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *BMCStatus) GetRefusedLogin() *RefusedLogin {
+	if x != nil {
+		return x.RefusedLogin
 	}
 	return nil
 }
@@ -1975,7 +1993,7 @@ var File_bedplate_v1_machine_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x19bedplate/v1/machine.proto\x12\vbedplate.v1\x1a\x1bbedplate/v1/inventory.proto\x1a\x16bedplate/v1/meta.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
+	"\x19bedplate/v1/machine.proto\x12\vbedplate.v1\x1a\x1bbedplate/v1/inventory.proto\x1a\x15bedplate/v1/bmc.proto\x1a\x16bedplate/v1/meta.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
 	"\aMachine\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12,\n" +
 	"\x04spec\x18\x02 \x01(\v2\x18.bedplate.v1.MachineSpecR\x04spec\x122\n" +
@@ -2048,7 +2066,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x06switch\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06switch\x12)\n" +
 	"\vswitch_port\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\n" +
 	"switchPort\x12\x1c\n" +
-	"\x04vlan\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\xfe\x1fR\x04vlan\"\x95\x03\n" +
+	"\x04vlan\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\xfe\x1fR\x04vlan\"\xbd\x03\n" +
 	"\x03BMC\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\aaddress\x12$\n" +
 	"\busername\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\busername\x121\n" +
@@ -2057,7 +2075,8 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x03tls\x18\x05 \x01(\tB\x1a\xbaH\x17r\x15R\x00R\x03pinR\x02caR\binsecureR\x03tls\x12N\n" +
 	"\x12certificate_digest\x18\x06 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x11certificateDigest\x120\n" +
 	"\x0eca_certificate\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04R\rcaCertificate\x12'\n" +
-	"\x0frotate_password\x18\b \x01(\bR\x0erotatePassword\"\xf4\a\n" +
+	"\x0frotate_password\x18\b \x01(\bR\x0erotatePassword\x12&\n" +
+	"\tipmi_port\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\bipmiPort\"\xf4\a\n" +
 	"\rMachineStatus\x12/\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x19.bedplate.v1.MachineStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x129\n" +
@@ -2085,7 +2104,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\rbmc_inventory\x18\x15 \x01(\v2\x16.bedplate.v1.InventoryR\fbmcInventory\x12!\n" +
 	"\frequested_by\x18\x16 \x01(\tR\vrequestedBy\x12\x12\n" +
 	"\x04rule\x18\x17 \x01(\tR\x04rule\x12#\n" +
-	"\rlife_workflow\x18\x18 \x01(\tR\flifeWorkflow\"\xad\x05\n" +
+	"\rlife_workflow\x18\x18 \x01(\tR\flifeWorkflow\"\xed\x05\n" +
 	"\tBMCStatus\x12-\n" +
 	"\x05power\x18\x01 \x01(\x0e2\x17.bedplate.v1.PowerStateR\x05power\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x12#\n" +
@@ -2105,7 +2124,8 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x05media\x18\x0e \x01(\tR\x05media\x12#\n" +
 	"\rboot_override\x18\x0f \x01(\tR\fbootOverride\x12?\n" +
 	"\rpassword_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fpasswordTime\x12\"\n" +
-	"\fcapabilities\x18\x11 \x03(\tR\fcapabilities\"F\n" +
+	"\fcapabilities\x18\x11 \x03(\tR\fcapabilities\x12>\n" +
+	"\rrefused_login\x18\x12 \x01(\v2\x19.bedplate.v1.RefusedLoginR\frefusedLogin\"F\n" +
 	"\n" +
 	"Difference\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
@@ -2225,7 +2245,8 @@ var file_bedplate_v1_machine_proto_goTypes = []any{
 	(*Metadata)(nil),              // 19: bedplate.v1.Metadata
 	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 	(*Inventory)(nil),             // 21: bedplate.v1.Inventory
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*RefusedLogin)(nil),          // 22: bedplate.v1.RefusedLogin
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_bedplate_v1_machine_proto_depIdxs = []int32{
 	19, // 0: bedplate.v1.Machine.metadata:type_name -> bedplate.v1.Metadata
@@ -2255,20 +2276,21 @@ var file_bedplate_v1_machine_proto_depIdxs = []int32{
 	20, // 24: bedplate.v1.BMCStatus.circuit_time:type_name -> google.protobuf.Timestamp
 	20, // 25: bedplate.v1.BMCStatus.retry_time:type_name -> google.protobuf.Timestamp
 	20, // 26: bedplate.v1.BMCStatus.password_time:type_name -> google.protobuf.Timestamp
-	20, // 27: bedplate.v1.TestResult.time:type_name -> google.protobuf.Timestamp
-	20, // 28: bedplate.v1.HookStatus.time:type_name -> google.protobuf.Timestamp
-	20, // 29: bedplate.v1.HookStatus.deadline:type_name -> google.protobuf.Timestamp
-	20, // 30: bedplate.v1.AgentStatus.enroll_time:type_name -> google.protobuf.Timestamp
-	20, // 31: bedplate.v1.AgentStatus.connect_time:type_name -> google.protobuf.Timestamp
-	20, // 32: bedplate.v1.Sighting.time:type_name -> google.protobuf.Timestamp
-	20, // 33: bedplate.v1.Phase.start_time:type_name -> google.protobuf.Timestamp
-	20, // 34: bedplate.v1.Phase.end_time:type_name -> google.protobuf.Timestamp
-	22, // 35: bedplate.v1.Phase.duration:type_name -> google.protobuf.Duration
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	22, // 27: bedplate.v1.BMCStatus.refused_login:type_name -> bedplate.v1.RefusedLogin
+	20, // 28: bedplate.v1.TestResult.time:type_name -> google.protobuf.Timestamp
+	20, // 29: bedplate.v1.HookStatus.time:type_name -> google.protobuf.Timestamp
+	20, // 30: bedplate.v1.HookStatus.deadline:type_name -> google.protobuf.Timestamp
+	20, // 31: bedplate.v1.AgentStatus.enroll_time:type_name -> google.protobuf.Timestamp
+	20, // 32: bedplate.v1.AgentStatus.connect_time:type_name -> google.protobuf.Timestamp
+	20, // 33: bedplate.v1.Sighting.time:type_name -> google.protobuf.Timestamp
+	20, // 34: bedplate.v1.Phase.start_time:type_name -> google.protobuf.Timestamp
+	20, // 35: bedplate.v1.Phase.end_time:type_name -> google.protobuf.Timestamp
+	23, // 36: bedplate.v1.Phase.duration:type_name -> google.protobuf.Duration
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_machine_proto_init() }
@@ -2277,6 +2299,7 @@ func file_bedplate_v1_machine_proto_init() {
 		return
 	}
 	file_bedplate_v1_inventory_proto_init()
+	file_bedplate_v1_bmc_proto_init()
 	file_bedplate_v1_meta_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
