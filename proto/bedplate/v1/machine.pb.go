@@ -1993,7 +1993,7 @@ var File_bedplate_v1_machine_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x19bedplate/v1/machine.proto\x12\vbedplate.v1\x1a\x1bbedplate/v1/inventory.proto\x1a\x15bedplate/v1/bmc.proto\x1a\x16bedplate/v1/meta.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
+	"\x19bedplate/v1/machine.proto\x12\vbedplate.v1\x1a\x15bedplate/v1/bmc.proto\x1a\x1bbedplate/v1/inventory.proto\x1a\x16bedplate/v1/meta.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
 	"\aMachine\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12,\n" +
 	"\x04spec\x18\x02 \x01(\v2\x18.bedplate.v1.MachineSpecR\x04spec\x122\n" +
@@ -2298,8 +2298,8 @@ func file_bedplate_v1_machine_proto_init() {
 	if File_bedplate_v1_machine_proto != nil {
 		return
 	}
-	file_bedplate_v1_inventory_proto_init()
 	file_bedplate_v1_bmc_proto_init()
+	file_bedplate_v1_inventory_proto_init()
 	file_bedplate_v1_meta_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
