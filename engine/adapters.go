@@ -311,7 +311,7 @@ func (e *Engine) serverFacts(m *pb.Machine, i *pb.Instance) map[string]string {
 	if i != nil {
 		url := base + "/nocloud/" + e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid()) + "/"
 		facts["metadata_url"] = url
-		if i.GetSpec().GetNetworkConfig() != "" || e.withoutDHCP(machineValue(m)) {
+		if i.GetSpec().GetNetworkConfig() != "" || m.GetSpec().GetNetwork() != nil || withoutDHCP(machineValue(m), e.networks) {
 			facts["network_config_url"] = url + "network-config"
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/bedplate/bedplate/machine"
+	"github.com/bedplate/bedplate/network"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
 
@@ -28,6 +29,9 @@ func machineValue(m *pb.Machine) machine.Machine {
 	}
 	if v.Hostname == "" {
 		v.Hostname = m.GetMetadata().GetName()
+	}
+	for _, a := range network.Claimed(m.GetSpec().GetNetwork()) {
+		v.Addresses = append(v.Addresses, a.Address)
 	}
 	for _, i := range m.GetSpec().GetInterfaces() {
 		if nic, err := interfaceValue(i); err == nil {

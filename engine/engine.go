@@ -80,6 +80,7 @@ type Engine struct {
 	tftp      *tftp.Server
 	ipxe      *ipxe.Server
 	metadata  *metadata.Server
+	declared  *declarations
 	media     *media.Server
 	mirror    *registry.Mirror
 	workflow  *workflow.Controller
@@ -172,6 +173,7 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	e.declared = newDeclarations()
 	e.documents = newDocuments(e.index, e.key.MetadataKey, e.networkConfig)
 	if err := e.loadLeases(ctx); err != nil {
 		return err

@@ -17,10 +17,12 @@ import (
 func (e *Engine) feedMachines(ctx context.Context) error {
 	return resource.Follow(ctx, e.db,
 		func(m *pb.Machine) {
+			e.declared.set(m)
 			e.index.Set(machineValue(m))
 			noteAgent(e.index, m)
 		},
 		func(name string) {
+			e.declared.remove(machine.Name(name))
 			e.index.Remove(machine.Name(name))
 			if err := e.media.Revoke(ctx, machine.Name(name), ""); err != nil && ctx.Err() == nil {
 				e.log.Warn("taking out a boot medium", "machine", name, "err", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/bedplate/bedplate/machine"
 	"github.com/bedplate/bedplate/machine/medium"
 	"github.com/bedplate/bedplate/media"
+	"github.com/bedplate/bedplate/network"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/store"
@@ -161,12 +162,14 @@ func (e *Engine) describeMedium(ctx context.Context, name machine.Name) (media.D
 func (e *Engine) mediumInterfaces(m machine.Machine) []medium.Interface {
 	var all []medium.Interface
 	for _, nic := range m.Interfaces {
+		// One at a time: each has a gateway of its own, as the agent uses any that leads to the server.
+		one := network.FromInterfaces(machine.Machine{Interfaces: []machine.Interface{nic}})
+		one.Fill(e.networks.site)
 		i := medium.Interface{MAC: nic.MAC.String(), VLAN: nic.VLAN}
-		if nic.Address.IsValid() {
-			s := e.staticOf(nic)
-			i.Address, i.Gateway, i.Nameservers, i.Search, i.MTU = nic.Address, s.gateway, s.nameservers, s.search, s.mtu
-			for _, r := range s.routes {
-				i.Routes = append(i.Routes, medium.Route{To: r.Destination, Via: r.Gateway})
+		if l := one.Links[len(one.Links)-1]; nic.Address.IsValid() {
+			i.Address, i.Gateway, i.Nameservers, i.Search, i.MTU = nic.Address, l.Gateway4, l.Nameservers, l.Search, l.MTU
+			for _, r := range l.Routes {
+				i.Routes = append(i.Routes, medium.Route{To: r.To, Via: r.Via})
 			}
 		}
 		all = append(all, i)

@@ -21,15 +21,15 @@ type documents struct {
 	index *index.Index
 	// key returns the secret part of an instance's metadata URL.
 	key func(instance, uid string) string
-	// network returns the network configuration of a machine without DHCP.
-	network func(machine.Machine) []byte
+	// network returns the network configuration of a machine that isn't to ask DHCP.
+	network func(machine.Machine) ([]byte, error)
 
 	mu        sync.RWMutex
 	instances map[string]*pb.Instance
 	byDigest  map[[sha256.Size]byte]string
 }
 
-func newDocuments(x *index.Index, key func(instance, uid string) string, network func(machine.Machine) []byte) *documents {
+func newDocuments(x *index.Index, key func(instance, uid string) string, network func(machine.Machine) ([]byte, error)) *documents {
 	return &documents{index: x, key: key, network: network, instances: map[string]*pb.Instance{}, byDigest: map[[sha256.Size]byte]string{}}
 }
 
@@ -104,7 +104,7 @@ func (d *documents) document(i *pb.Instance, m machine.Machine) metadata.Documen
 		Labels: i.GetMetadata().GetLabels(),
 	}
 	if len(doc.NetworkConfig) == 0 {
-		doc.NetworkConfig = d.network(m)
+		doc.NetworkConfig, doc.NetworkErr = d.network(m)
 	}
 	if doc.Hostname == "" {
 		doc.Hostname = orText(m.Hostname, i.GetMetadata().GetName())

@@ -106,6 +106,8 @@ type Machine struct {
 	KernelArgs []string
 	// Medium says that the machine boots the agent from a boot medium.
 	Medium bool
+	// Addresses are those that the installed system has besides the interfaces' own.
+	Addresses []netip.Addr
 	// Instance is the name of the instance that the machine is given to.
 	Instance string
 	Labels   map[string]string

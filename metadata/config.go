@@ -26,6 +26,9 @@ type Document struct {
 	// UserData is given as it is. NetworkConfig is cloud-init's, version 1 or 2;
 	// empty: DHCP.
 	UserData, NetworkConfig []byte
+	// NetworkErr says why there is no NetworkConfig that there should be: asking
+	// for it is answered with an error then, so that no machine comes up without.
+	NetworkErr error
 	// VendorData goes beside our own. Its first line must say what it is, such
 	// as #cloud-config.
 	VendorData []byte

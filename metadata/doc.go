@@ -6,6 +6,7 @@
 //	POST /phone-home/{key}      cloud-init's phone_home, when the first boot is done
 //	GET /latest/meta-data/...   EC2 style, by the peer's address; also under dates
 //	GET /latest/user-data
+//	GET /latest/network-config  not EC2's: cloud-init's network configuration, where there is one
 //	PUT /latest/api/token       IMDSv2: any token is good, none is asked for
 //
 // A machine reads its own document only: by a key that no other machine has, or

@@ -119,6 +119,8 @@ func (s *Server) serveEC2(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch path := r.PathValue("path"); path {
+	case "network-config":
+		s.serveNetworkConfig(w, r, doc)
 	case "":
 		root := tree{children: []branch{{name: "meta-data", tree: metaData(doc)}}}
 		if len(doc.UserData) > 0 {
@@ -136,6 +138,23 @@ func (s *Server) serveEC2(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, r, doc.UserData)
 	default:
 		s.serveMetaData(w, r, doc, path)
+	}
+}
+
+// serveNetworkConfig answers what EC2 doesn't have, in cloud-init's form: EC2's
+// own network/interfaces/ knows addresses, but no bonds and no VLANs.
+func (s *Server) serveNetworkConfig(w http.ResponseWriter, r *http.Request, doc Document) {
+	switch {
+	case doc.NetworkErr != nil:
+		s.count("network-config", resultError)
+		s.log.Error("metadata not made", "machine", doc.Machine, "file", "network-config", "err", doc.NetworkErr)
+		http.Error(w, "the server could not make this; its log says why", http.StatusInternalServerError)
+	case len(doc.NetworkConfig) == 0:
+		s.count("network-config", resultNotFound)
+		http.NotFound(w, r)
+	default:
+		s.report(r, doc, "network-config", "EC2")
+		s.reply(w, r, doc.NetworkConfig)
 	}
 }
 

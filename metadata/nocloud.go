@@ -40,7 +40,7 @@ func (s *Server) nocloudFile(r *http.Request, doc Document, file string) ([]byte
 	case "vendor-data":
 		return vendorData(doc, s.base(r)+phoneHomePrefix+r.PathValue("key"))
 	case "network-config":
-		return doc.NetworkConfig, nil
+		return doc.NetworkConfig, doc.NetworkErr
 	default:
 		return doc.UserData, nil
 	}

@@ -81,8 +81,10 @@ func patternMessage(field string) string {
 		return ErrName.Error()
 	case "MachineSpec.uuid":
 		return "not a UUID in lower case such as 8f7c0a3e-52b1-4d0c-9d3c-0a1b2c3d4e5f"
-	case "Interface.mac":
+	case "Interface.mac", "NetworkLink.mac":
 		return "not a MAC address such as 52:54:00:77:00:01"
+	case "NetworkLink.name":
+		return "not an interface's name: at most 15 letters, digits, _ . and -, beginning with a letter, a digit or _"
 	case "ImageSpec.digest":
 		return "not a digest: sha256: and 64 hexadecimal digits in lower case"
 	case "StorageDisk.name", "StoragePartition.name", "StorageEncryption.name":

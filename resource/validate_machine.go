@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/bedplate/bedplate/machine"
+	"github.com/bedplate/bedplate/network"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
 
@@ -28,6 +29,7 @@ func checkMachine(s *pb.MachineSpec, errs *FieldErrors) {
 		errs.add("spec.bmc.address", "missing")
 	}
 	checkBMC("spec.bmc", s.GetBmc(), errs)
+	checkMachineNetwork(s.GetNetwork(), errs)
 	checkReference("spec.pool", s.GetPool(), errs)
 	checkDuration("spec.rescue.timeout", s.GetRescue().GetTimeout(), errs)
 	for i, key := range s.GetRescue().GetAuthorizedKeys() {
@@ -203,6 +205,13 @@ func Claims(m *pb.Machine) []Claim {
 		}
 		if p, err := netip.ParsePrefix(nic.GetAddress()); err == nil {
 			out = append(out, Claim{path + ".address", fmt.Sprintf("address=%s", p.Addr())})
+		}
+	}
+	for _, c := range network.Claimed(s.GetNetwork()) {
+		// Usually the interface that the machine boots by has the same address.
+		v := fmt.Sprintf("address=%s", c.Address)
+		if !slices.ContainsFunc(out, func(o Claim) bool { return o.Value == v }) {
+			out = append(out, Claim{joinField("spec.network", c.Path), v})
 		}
 	}
 	return slices.Clip(out)

@@ -19,7 +19,7 @@ import (
 
 func newMachineCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Machine"), "Servers: what they are, do, and wait for")
-	noun.AddCommand(newExplainCommand(a), newInventoryCommand(a), newTestsCommand(a), newTimelineCommand(a), newFollowCommand(a), newAcceptCommand(a))
+	noun.AddCommand(newExplainCommand(a), newInventoryCommand(a), newTestsCommand(a), newTimelineCommand(a), newFollowCommand(a), newAcceptCommand(a), newMachineNetworkCommand(a))
 	noun.AddCommand(newMachineBMCCommands(a)...)
 	noun.AddCommand(newErasureCommand(a))
 	noun.AddCommand(newLifeCommands(a)...)

@@ -51,6 +51,9 @@ func (x *Index) Set(m machine.Machine) {
 	if m.Serial != "" {
 		x.bySerial[strings.ToLower(m.Serial)] = m.Name
 	}
+	for _, a := range m.Addresses {
+		x.byAddress[a] = m.Name
+	}
 	for _, i := range m.Interfaces {
 		x.byMAC[i.MAC] = m.Name
 		if i.Address.IsValid() {
@@ -77,6 +80,11 @@ func (x *Index) removeLocked(name machine.Name) {
 	}
 	if s := strings.ToLower(m.Serial); x.bySerial[s] == name {
 		delete(x.bySerial, s)
+	}
+	for _, a := range m.Addresses {
+		if x.byAddress[a] == name {
+			delete(x.byAddress, a)
+		}
 	}
 	for _, i := range m.Interfaces {
 		if x.byMAC[i.MAC] == name {

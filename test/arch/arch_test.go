@@ -32,8 +32,11 @@ var allowed = map[string][]string{
 	// What a storage declaration means, for the server that checks it and the agent that carries it out.
 	"layout": {"proto"},
 
+	// What a machine's network is to be, and every system's way of saying it.
+	"network": {"proto", "machine"},
+
 	// Typed access to the store, and what is written through it.
-	"resource": {"store", "proto", "machine", "layout"},
+	"resource": {"store", "proto", "machine", "layout", "network"},
 	"event":    {"resource", "store", "proto"},
 
 	// Boot services: machine types only.

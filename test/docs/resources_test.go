@@ -122,13 +122,14 @@ func TestFields(t *testing.T) {
 		"docs/workflows.md":          {&pb.WorkflowSpec{}},
 		"docs/instances.md":          {&pb.InstanceSpec{}},
 		"docs/storage.md":            {&pb.StorageSpec{}},
+		"docs/machine-network.md":    {&pb.MachineNetwork{}},
 		"docs/tokens-and-secrets.md": {&pb.TokenSpec{}, &pb.SecretSpec{}},
 	} {
 		p := pageNamed(t, path)
 		for _, spec := range specs {
 			d := spec.ProtoReflect().Descriptor()
-			// Storage has a page of its own.
-			for _, f := range fields(d, map[protoreflect.FullName]bool{"bedplate.v1.StorageSpec": true}) {
+			// Storage and networks have pages of their own.
+			for _, f := range fields(d, map[protoreflect.FullName]bool{"bedplate.v1.StorageSpec": true, "bedplate.v1.MachineNetwork": true}) {
 				if !strings.Contains(p.text, "`"+f+"`") && !strings.Contains(p.text, f+":") {
 					t.Errorf("%s says nothing of %s.%s", path, d.Name(), f)
 				}

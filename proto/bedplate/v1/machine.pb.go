@@ -317,7 +317,9 @@ type MachineSpec struct {
 	// Wipe this machine, switch it off, and keep it out of use until it is cleared.
 	Retired bool `protobuf:"varint,14,opt,name=retired,proto3" json:"retired,omitempty"`
 	// The power distribution unit that feeds it; its power-on budget is shared. Empty: the rack's.
-	PowerGroup    string `protobuf:"bytes,15,opt,name=power_group,json=powerGroup,proto3" json:"power_group,omitempty"`
+	PowerGroup string `protobuf:"bytes,15,opt,name=power_group,json=powerGroup,proto3" json:"power_group,omitempty"`
+	// Network of the installed system. Left out: DHCP, or the addresses of `interfaces` where there is none.
+	Network       *MachineNetwork `protobuf:"bytes,16,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +457,13 @@ func (x *MachineSpec) GetPowerGroup() string {
 		return x.PowerGroup
 	}
 	return ""
+}
+
+func (x *MachineSpec) GetNetwork() *MachineNetwork {
+	if x != nil {
+		return x.Network
+	}
+	return nil
 }
 
 // Rescue is the wish to look at a machine from the agent's system.
@@ -1993,11 +2002,11 @@ var File_bedplate_v1_machine_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x19bedplate/v1/machine.proto\x12\vbedplate.v1\x1a\x15bedplate/v1/bmc.proto\x1a\x1bbedplate/v1/inventory.proto\x1a\x16bedplate/v1/meta.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
+	"\x19bedplate/v1/machine.proto\x12\vbedplate.v1\x1a\x15bedplate/v1/bmc.proto\x1a\x1bbedplate/v1/inventory.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
 	"\aMachine\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12,\n" +
 	"\x04spec\x18\x02 \x01(\v2\x18.bedplate.v1.MachineSpecR\x04spec\x122\n" +
-	"\x06status\x18\x03 \x01(\v2\x1a.bedplate.v1.MachineStatusR\x06status\"\xab\x05\n" +
+	"\x06status\x18\x03 \x01(\v2\x1a.bedplate.v1.MachineStatusR\x06status\"\xe2\x05\n" +
 	"\vMachineSpec\x12\\\n" +
 	"\x04uuid\x18\x01 \x01(\tBH\xbaHErC2A^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})?$R\x04uuid\x12 \n" +
 	"\x06serial\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x06serial\x12@\n" +
@@ -2019,7 +2028,8 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x06rescue\x18\r \x01(\v2\x13.bedplate.v1.RescueR\x06rescue\x12\x18\n" +
 	"\aretired\x18\x0e \x01(\bR\aretired\x12)\n" +
 	"\vpower_group\x18\x0f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\n" +
-	"powerGroup\"`\n" +
+	"powerGroup\x125\n" +
+	"\anetwork\x18\x10 \x01(\v2\x1b.bedplate.v1.MachineNetworkR\anetwork\"`\n" +
 	"\x06Rescue\x123\n" +
 	"\x0fauthorized_keys\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\x0eauthorizedKeys\x12!\n" +
@@ -2243,10 +2253,11 @@ var file_bedplate_v1_machine_proto_goTypes = []any{
 	(*Phase)(nil),                 // 17: bedplate.v1.Phase
 	nil,                           // 18: bedplate.v1.Expectation.PciDevicesEntry
 	(*Metadata)(nil),              // 19: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*Inventory)(nil),             // 21: bedplate.v1.Inventory
-	(*RefusedLogin)(nil),          // 22: bedplate.v1.RefusedLogin
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*MachineNetwork)(nil),        // 20: bedplate.v1.MachineNetwork
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*Inventory)(nil),             // 22: bedplate.v1.Inventory
+	(*RefusedLogin)(nil),          // 23: bedplate.v1.RefusedLogin
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
 }
 var file_bedplate_v1_machine_proto_depIdxs = []int32{
 	19, // 0: bedplate.v1.Machine.metadata:type_name -> bedplate.v1.Metadata
@@ -2256,41 +2267,42 @@ var file_bedplate_v1_machine_proto_depIdxs = []int32{
 	9,  // 4: bedplate.v1.MachineSpec.bmc:type_name -> bedplate.v1.BMC
 	6,  // 5: bedplate.v1.MachineSpec.expect:type_name -> bedplate.v1.Expectation
 	5,  // 6: bedplate.v1.MachineSpec.rescue:type_name -> bedplate.v1.Rescue
-	7,  // 7: bedplate.v1.Expectation.disks:type_name -> bedplate.v1.ExpectedDisks
-	18, // 8: bedplate.v1.Expectation.pci_devices:type_name -> bedplate.v1.Expectation.PciDevicesEntry
-	0,  // 9: bedplate.v1.MachineStatus.state:type_name -> bedplate.v1.MachineState
-	20, // 10: bedplate.v1.MachineStatus.state_time:type_name -> google.protobuf.Timestamp
-	20, // 11: bedplate.v1.MachineStatus.deadline:type_name -> google.protobuf.Timestamp
-	1,  // 12: bedplate.v1.MachineStatus.next_boot:type_name -> bedplate.v1.NextBoot
-	21, // 13: bedplate.v1.MachineStatus.inventory:type_name -> bedplate.v1.Inventory
-	15, // 14: bedplate.v1.MachineStatus.agent:type_name -> bedplate.v1.AgentStatus
-	11, // 15: bedplate.v1.MachineStatus.bmc:type_name -> bedplate.v1.BMCStatus
-	12, // 16: bedplate.v1.MachineStatus.differences:type_name -> bedplate.v1.Difference
-	13, // 17: bedplate.v1.MachineStatus.tests:type_name -> bedplate.v1.TestResult
-	20, // 18: bedplate.v1.MachineStatus.inspect_time:type_name -> google.protobuf.Timestamp
-	20, // 19: bedplate.v1.MachineStatus.test_time:type_name -> google.protobuf.Timestamp
-	14, // 20: bedplate.v1.MachineStatus.hooks:type_name -> bedplate.v1.HookStatus
-	21, // 21: bedplate.v1.MachineStatus.bmc_inventory:type_name -> bedplate.v1.Inventory
-	2,  // 22: bedplate.v1.BMCStatus.power:type_name -> bedplate.v1.PowerState
-	20, // 23: bedplate.v1.BMCStatus.contact_time:type_name -> google.protobuf.Timestamp
-	20, // 24: bedplate.v1.BMCStatus.circuit_time:type_name -> google.protobuf.Timestamp
-	20, // 25: bedplate.v1.BMCStatus.retry_time:type_name -> google.protobuf.Timestamp
-	20, // 26: bedplate.v1.BMCStatus.password_time:type_name -> google.protobuf.Timestamp
-	22, // 27: bedplate.v1.BMCStatus.refused_login:type_name -> bedplate.v1.RefusedLogin
-	20, // 28: bedplate.v1.TestResult.time:type_name -> google.protobuf.Timestamp
-	20, // 29: bedplate.v1.HookStatus.time:type_name -> google.protobuf.Timestamp
-	20, // 30: bedplate.v1.HookStatus.deadline:type_name -> google.protobuf.Timestamp
-	20, // 31: bedplate.v1.AgentStatus.enroll_time:type_name -> google.protobuf.Timestamp
-	20, // 32: bedplate.v1.AgentStatus.connect_time:type_name -> google.protobuf.Timestamp
-	20, // 33: bedplate.v1.Sighting.time:type_name -> google.protobuf.Timestamp
-	20, // 34: bedplate.v1.Phase.start_time:type_name -> google.protobuf.Timestamp
-	20, // 35: bedplate.v1.Phase.end_time:type_name -> google.protobuf.Timestamp
-	23, // 36: bedplate.v1.Phase.duration:type_name -> google.protobuf.Duration
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	20, // 7: bedplate.v1.MachineSpec.network:type_name -> bedplate.v1.MachineNetwork
+	7,  // 8: bedplate.v1.Expectation.disks:type_name -> bedplate.v1.ExpectedDisks
+	18, // 9: bedplate.v1.Expectation.pci_devices:type_name -> bedplate.v1.Expectation.PciDevicesEntry
+	0,  // 10: bedplate.v1.MachineStatus.state:type_name -> bedplate.v1.MachineState
+	21, // 11: bedplate.v1.MachineStatus.state_time:type_name -> google.protobuf.Timestamp
+	21, // 12: bedplate.v1.MachineStatus.deadline:type_name -> google.protobuf.Timestamp
+	1,  // 13: bedplate.v1.MachineStatus.next_boot:type_name -> bedplate.v1.NextBoot
+	22, // 14: bedplate.v1.MachineStatus.inventory:type_name -> bedplate.v1.Inventory
+	15, // 15: bedplate.v1.MachineStatus.agent:type_name -> bedplate.v1.AgentStatus
+	11, // 16: bedplate.v1.MachineStatus.bmc:type_name -> bedplate.v1.BMCStatus
+	12, // 17: bedplate.v1.MachineStatus.differences:type_name -> bedplate.v1.Difference
+	13, // 18: bedplate.v1.MachineStatus.tests:type_name -> bedplate.v1.TestResult
+	21, // 19: bedplate.v1.MachineStatus.inspect_time:type_name -> google.protobuf.Timestamp
+	21, // 20: bedplate.v1.MachineStatus.test_time:type_name -> google.protobuf.Timestamp
+	14, // 21: bedplate.v1.MachineStatus.hooks:type_name -> bedplate.v1.HookStatus
+	22, // 22: bedplate.v1.MachineStatus.bmc_inventory:type_name -> bedplate.v1.Inventory
+	2,  // 23: bedplate.v1.BMCStatus.power:type_name -> bedplate.v1.PowerState
+	21, // 24: bedplate.v1.BMCStatus.contact_time:type_name -> google.protobuf.Timestamp
+	21, // 25: bedplate.v1.BMCStatus.circuit_time:type_name -> google.protobuf.Timestamp
+	21, // 26: bedplate.v1.BMCStatus.retry_time:type_name -> google.protobuf.Timestamp
+	21, // 27: bedplate.v1.BMCStatus.password_time:type_name -> google.protobuf.Timestamp
+	23, // 28: bedplate.v1.BMCStatus.refused_login:type_name -> bedplate.v1.RefusedLogin
+	21, // 29: bedplate.v1.TestResult.time:type_name -> google.protobuf.Timestamp
+	21, // 30: bedplate.v1.HookStatus.time:type_name -> google.protobuf.Timestamp
+	21, // 31: bedplate.v1.HookStatus.deadline:type_name -> google.protobuf.Timestamp
+	21, // 32: bedplate.v1.AgentStatus.enroll_time:type_name -> google.protobuf.Timestamp
+	21, // 33: bedplate.v1.AgentStatus.connect_time:type_name -> google.protobuf.Timestamp
+	21, // 34: bedplate.v1.Sighting.time:type_name -> google.protobuf.Timestamp
+	21, // 35: bedplate.v1.Phase.start_time:type_name -> google.protobuf.Timestamp
+	21, // 36: bedplate.v1.Phase.end_time:type_name -> google.protobuf.Timestamp
+	24, // 37: bedplate.v1.Phase.duration:type_name -> google.protobuf.Duration
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_machine_proto_init() }
@@ -2301,6 +2313,7 @@ func file_bedplate_v1_machine_proto_init() {
 	file_bedplate_v1_bmc_proto_init()
 	file_bedplate_v1_inventory_proto_init()
 	file_bedplate_v1_meta_proto_init()
+	file_bedplate_v1_network_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

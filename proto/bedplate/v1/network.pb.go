@@ -558,6 +558,790 @@ func (x *NetworkStatus) GetPoolSize() uint32 {
 	return 0
 }
 
+// MachineNetwork is what the network of a machine's installed system is to be,
+// whatever that system's own way of saying it. `interfaces` says what
+// the boot services and the agent use.
+type MachineNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ports, bonds, VLANs and bridges, in any order. `lo` takes addresses too.
+	Links []*NetworkLink `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	// Name servers of the whole machine. Empty: those of the Networks that its addresses are in.
+	Nameservers []string `protobuf:"bytes,2,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
+	// Domains that names are looked up in. Empty: those of the Networks that its addresses are in.
+	SearchDomains []string `protobuf:"bytes,3,rep,name=search_domains,json=searchDomains,proto3" json:"search_domains,omitempty"`
+	// Routing by BGP, for systems that run FRR or BIRD.
+	Bgp           *NetworkBGP `protobuf:"bytes,4,opt,name=bgp,proto3" json:"bgp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MachineNetwork) Reset() {
+	*x = MachineNetwork{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MachineNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MachineNetwork) ProtoMessage() {}
+
+func (x *MachineNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MachineNetwork.ProtoReflect.Descriptor instead.
+func (*MachineNetwork) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MachineNetwork) GetLinks() []*NetworkLink {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *MachineNetwork) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *MachineNetwork) GetSearchDomains() []string {
+	if x != nil {
+		return x.SearchDomains
+	}
+	return nil
+}
+
+func (x *MachineNetwork) GetBgp() *NetworkBGP {
+	if x != nil {
+		return x.Bgp
+	}
+	return nil
+}
+
+// NetworkLink is one network interface of the installed system. Exactly one of
+// a port (mac or nic), bond, vlan and bridge says what it is.
+type NetworkLink struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name on the machine, at most 15 characters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A port: the hardware address of the card. A bond or bridge: the address that it gets; left out, its first port's.
+	Mac string `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	// A port by its name or PCI address in the machine's inventory, such as eno1 or 0000:3b:00.0, in place of mac.
+	Nic    string         `protobuf:"bytes,3,opt,name=nic,proto3" json:"nic,omitempty"`
+	Bond   *NetworkBond   `protobuf:"bytes,4,opt,name=bond,proto3" json:"bond,omitempty"`
+	Vlan   *NetworkVLAN   `protobuf:"bytes,5,opt,name=vlan,proto3" json:"vlan,omitempty"`
+	Bridge *NetworkBridge `protobuf:"bytes,6,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	// Largest packet in bytes. 0: that of the Network that an address is in, or the system's.
+	Mtu uint32 `protobuf:"varint,7,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// Addresses with prefix length, IPv4 and IPv6.
+	Addresses []string `protobuf:"bytes,8,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Dhcp4     bool     `protobuf:"varint,9,opt,name=dhcp4,proto3" json:"dhcp4,omitempty"`
+	Dhcp6     bool     `protobuf:"varint,10,opt,name=dhcp6,proto3" json:"dhcp6,omitempty"`
+	// Take IPv6 addresses and routes from router advertisements. Left out: as the system does.
+	AcceptRa *bool `protobuf:"varint,11,opt,name=accept_ra,json=acceptRa,proto3,oneof" json:"accept_ra,omitempty"`
+	// Default gateways. Left out: that of the Network which an address is in, unless the machine has another default route.
+	Gateway4 string          `protobuf:"bytes,12,opt,name=gateway4,proto3" json:"gateway4,omitempty"`
+	Gateway6 string          `protobuf:"bytes,13,opt,name=gateway6,proto3" json:"gateway6,omitempty"`
+	Routes   []*NetworkRoute `protobuf:"bytes,14,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Name servers and search domains that are asked by way of this interface.
+	Nameservers   []string `protobuf:"bytes,15,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
+	SearchDomains []string `protobuf:"bytes,16,rep,name=search_domains,json=searchDomains,proto3" json:"search_domains,omitempty"`
+	// Metric of the gateways' routes and of those that DHCP brings. 0: the system's.
+	Metric uint32 `protobuf:"varint,17,opt,name=metric,proto3" json:"metric,omitempty"`
+	// The system's boot doesn't wait for this interface.
+	Optional      bool `protobuf:"varint,18,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkLink) Reset() {
+	*x = NetworkLink{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkLink) ProtoMessage() {}
+
+func (x *NetworkLink) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkLink.ProtoReflect.Descriptor instead.
+func (*NetworkLink) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *NetworkLink) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkLink) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *NetworkLink) GetNic() string {
+	if x != nil {
+		return x.Nic
+	}
+	return ""
+}
+
+func (x *NetworkLink) GetBond() *NetworkBond {
+	if x != nil {
+		return x.Bond
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetVlan() *NetworkVLAN {
+	if x != nil {
+		return x.Vlan
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetBridge() *NetworkBridge {
+	if x != nil {
+		return x.Bridge
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *NetworkLink) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetDhcp4() bool {
+	if x != nil {
+		return x.Dhcp4
+	}
+	return false
+}
+
+func (x *NetworkLink) GetDhcp6() bool {
+	if x != nil {
+		return x.Dhcp6
+	}
+	return false
+}
+
+func (x *NetworkLink) GetAcceptRa() bool {
+	if x != nil && x.AcceptRa != nil {
+		return *x.AcceptRa
+	}
+	return false
+}
+
+func (x *NetworkLink) GetGateway4() string {
+	if x != nil {
+		return x.Gateway4
+	}
+	return ""
+}
+
+func (x *NetworkLink) GetGateway6() string {
+	if x != nil {
+		return x.Gateway6
+	}
+	return ""
+}
+
+func (x *NetworkLink) GetRoutes() []*NetworkRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetSearchDomains() []string {
+	if x != nil {
+		return x.SearchDomains
+	}
+	return nil
+}
+
+func (x *NetworkLink) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
+func (x *NetworkLink) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+// NetworkBond joins ports into one link (Linux bonding driver).
+type NetworkBond struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of the links that it is made of.
+	Ports []string `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	Mode  string   `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	// How often the ports' carrier is looked at. Empty: 100ms, unless ARP is used for it.
+	Miimon    string `protobuf:"bytes,3,opt,name=miimon,proto3" json:"miimon,omitempty"`
+	UpDelay   string `protobuf:"bytes,4,opt,name=up_delay,json=upDelay,proto3" json:"up_delay,omitempty"`
+	DownDelay string `protobuf:"bytes,5,opt,name=down_delay,json=downDelay,proto3" json:"down_delay,omitempty"`
+	// With 802.3ad: how often the switch is asked to speak. Empty: slow.
+	LacpRate string `protobuf:"bytes,6,opt,name=lacp_rate,json=lacpRate,proto3" json:"lacp_rate,omitempty"`
+	// Which port a packet takes, with 802.3ad, balance-xor and balance-tlb. Empty: layer2.
+	TransmitHashPolicy string `protobuf:"bytes,7,opt,name=transmit_hash_policy,json=transmitHashPolicy,proto3" json:"transmit_hash_policy,omitempty"`
+	// With 802.3ad: which aggregate is used. Empty: stable.
+	AdSelect string `protobuf:"bytes,8,opt,name=ad_select,json=adSelect,proto3" json:"ad_select,omitempty"`
+	// With 802.3ad: ports that must be up before the bond is.
+	MinLinks uint32 `protobuf:"varint,9,opt,name=min_links,json=minLinks,proto3" json:"min_links,omitempty"`
+	// The port that is used while it is up, with active-backup, balance-tlb and balance-alb.
+	Primary         string `protobuf:"bytes,10,opt,name=primary,proto3" json:"primary,omitempty"`
+	PrimaryReselect string `protobuf:"bytes,11,opt,name=primary_reselect,json=primaryReselect,proto3" json:"primary_reselect,omitempty"`
+	// With active-backup: whose hardware address the bond has. Empty: none, that is always the same.
+	FailOverMac string `protobuf:"bytes,12,opt,name=fail_over_mac,json=failOverMac,proto3" json:"fail_over_mac,omitempty"`
+	// Watch ports by asking for these IPv4 addresses in place of miimon.
+	ArpInterval   string   `protobuf:"bytes,13,opt,name=arp_interval,json=arpInterval,proto3" json:"arp_interval,omitempty"`
+	ArpTargets    []string `protobuf:"bytes,14,rep,name=arp_targets,json=arpTargets,proto3" json:"arp_targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkBond) Reset() {
+	*x = NetworkBond{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkBond) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkBond) ProtoMessage() {}
+
+func (x *NetworkBond) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkBond.ProtoReflect.Descriptor instead.
+func (*NetworkBond) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *NetworkBond) GetPorts() []string {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *NetworkBond) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetMiimon() string {
+	if x != nil {
+		return x.Miimon
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetUpDelay() string {
+	if x != nil {
+		return x.UpDelay
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetDownDelay() string {
+	if x != nil {
+		return x.DownDelay
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetLacpRate() string {
+	if x != nil {
+		return x.LacpRate
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetTransmitHashPolicy() string {
+	if x != nil {
+		return x.TransmitHashPolicy
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetAdSelect() string {
+	if x != nil {
+		return x.AdSelect
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetMinLinks() uint32 {
+	if x != nil {
+		return x.MinLinks
+	}
+	return 0
+}
+
+func (x *NetworkBond) GetPrimary() string {
+	if x != nil {
+		return x.Primary
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetPrimaryReselect() string {
+	if x != nil {
+		return x.PrimaryReselect
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetFailOverMac() string {
+	if x != nil {
+		return x.FailOverMac
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetArpInterval() string {
+	if x != nil {
+		return x.ArpInterval
+	}
+	return ""
+}
+
+func (x *NetworkBond) GetArpTargets() []string {
+	if x != nil {
+		return x.ArpTargets
+	}
+	return nil
+}
+
+// NetworkVLAN is an 802.1Q VLAN on another link.
+type NetworkVLAN struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Link          string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
+	Id            uint32                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkVLAN) Reset() {
+	*x = NetworkVLAN{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkVLAN) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkVLAN) ProtoMessage() {}
+
+func (x *NetworkVLAN) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkVLAN.ProtoReflect.Descriptor instead.
+func (*NetworkVLAN) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *NetworkVLAN) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *NetworkVLAN) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// NetworkBridge is a bridge of other links (IEEE 802.1D), such as virtual machines are put on.
+type NetworkBridge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ports []string               `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	// Spanning tree protocol.
+	Stp bool `protobuf:"varint,2,opt,name=stp,proto3" json:"stp,omitempty"`
+	// 802.1D bridge priority. 0: 32768.
+	Priority uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	// How long a port learns before it forwards. Empty: 15s with stp.
+	ForwardDelay  string `protobuf:"bytes,4,opt,name=forward_delay,json=forwardDelay,proto3" json:"forward_delay,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkBridge) Reset() {
+	*x = NetworkBridge{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkBridge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkBridge) ProtoMessage() {}
+
+func (x *NetworkBridge) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkBridge.ProtoReflect.Descriptor instead.
+func (*NetworkBridge) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *NetworkBridge) GetPorts() []string {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *NetworkBridge) GetStp() bool {
+	if x != nil {
+		return x.Stp
+	}
+	return false
+}
+
+func (x *NetworkBridge) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *NetworkBridge) GetForwardDelay() string {
+	if x != nil {
+		return x.ForwardDelay
+	}
+	return ""
+}
+
+// NetworkRoute is a static route of the installed system.
+type NetworkRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where to: a subnet such as 10.0.0.0/8, or `default`, which is of via's family.
+	To string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	// By way of; left out: everything there is on the link.
+	Via    string `protobuf:"bytes,2,opt,name=via,proto3" json:"via,omitempty"`
+	Metric uint32 `protobuf:"varint,3,opt,name=metric,proto3" json:"metric,omitempty"`
+	// Routing table. 0: main.
+	Table uint32 `protobuf:"varint,4,opt,name=table,proto3" json:"table,omitempty"`
+	// via is on the link, though in no subnet of its addresses.
+	OnLink        bool `protobuf:"varint,5,opt,name=on_link,json=onLink,proto3" json:"on_link,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkRoute) Reset() {
+	*x = NetworkRoute{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkRoute) ProtoMessage() {}
+
+func (x *NetworkRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkRoute.ProtoReflect.Descriptor instead.
+func (*NetworkRoute) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NetworkRoute) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *NetworkRoute) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
+func (x *NetworkRoute) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetTable() uint32 {
+	if x != nil {
+		return x.Table
+	}
+	return 0
+}
+
+func (x *NetworkRoute) GetOnLink() bool {
+	if x != nil {
+		return x.OnLink
+	}
+	return false
+}
+
+// NetworkBGP is what a machine tells its switches of itself by BGP (RFC 4271).
+type NetworkBGP struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Autonomous system of the machine.
+	Asn uint32 `protobuf:"varint,1,opt,name=asn,proto3" json:"asn,omitempty"`
+	// IPv4 address that names it. Empty: the first of lo, or else of the machine.
+	RouterId string            `protobuf:"bytes,2,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
+	Peers    []*NetworkBGPPeer `protobuf:"bytes,3,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Subnets that it announces. Empty: the addresses of lo.
+	Announce      []string `protobuf:"bytes,4,rep,name=announce,proto3" json:"announce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkBGP) Reset() {
+	*x = NetworkBGP{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkBGP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkBGP) ProtoMessage() {}
+
+func (x *NetworkBGP) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkBGP.ProtoReflect.Descriptor instead.
+func (*NetworkBGP) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NetworkBGP) GetAsn() uint32 {
+	if x != nil {
+		return x.Asn
+	}
+	return 0
+}
+
+func (x *NetworkBGP) GetRouterId() string {
+	if x != nil {
+		return x.RouterId
+	}
+	return ""
+}
+
+func (x *NetworkBGP) GetPeers() []*NetworkBGPPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *NetworkBGP) GetAnnounce() []string {
+	if x != nil {
+		return x.Announce
+	}
+	return nil
+}
+
+// NetworkBGPPeer is a neighbour: an address, or whoever is at the other end of a link.
+type NetworkBGPPeer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Name of a link whose other end is the peer, found by router advertisements (RFC 5549 next hops).
+	Link string `protobuf:"bytes,2,opt,name=link,proto3" json:"link,omitempty"`
+	// Its autonomous system. 0: any but the machine's own.
+	Asn uint32 `protobuf:"varint,3,opt,name=asn,proto3" json:"asn,omitempty"`
+	// Hops that it may be away. 0: it is on the link.
+	Multihop uint32 `protobuf:"varint,4,opt,name=multihop,proto3" json:"multihop,omitempty"`
+	// Watch it by BFD (RFC 5880).
+	Bfd           bool `protobuf:"varint,5,opt,name=bfd,proto3" json:"bfd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkBGPPeer) Reset() {
+	*x = NetworkBGPPeer{}
+	mi := &file_bedplate_v1_network_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkBGPPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkBGPPeer) ProtoMessage() {}
+
+func (x *NetworkBGPPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_network_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkBGPPeer.ProtoReflect.Descriptor instead.
+func (*NetworkBGPPeer) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_network_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NetworkBGPPeer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *NetworkBGPPeer) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *NetworkBGPPeer) GetAsn() uint32 {
+	if x != nil {
+		return x.Asn
+	}
+	return 0
+}
+
+func (x *NetworkBGPPeer) GetMultihop() uint32 {
+	if x != nil {
+		return x.Multihop
+	}
+	return 0
+}
+
+func (x *NetworkBGPPeer) GetBfd() bool {
+	if x != nil {
+		return x.Bfd
+	}
+	return false
+}
+
 var File_bedplate_v1_network_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_network_proto_rawDesc = "" +
@@ -599,7 +1383,82 @@ const file_bedplate_v1_network_proto_rawDesc = "" +
 	"\agateway\x18\x02 \x01(\tR\agateway\"D\n" +
 	"\rNetworkStatus\x12\x16\n" +
 	"\x06leases\x18\x01 \x01(\rR\x06leases\x12\x1b\n" +
-	"\tpool_size\x18\x02 \x01(\rR\bpoolSize*N\n" +
+	"\tpool_size\x18\x02 \x01(\rR\bpoolSize\"\xd2\x01\n" +
+	"\x0eMachineNetwork\x128\n" +
+	"\x05links\x18\x01 \x03(\v2\x18.bedplate.v1.NetworkLinkB\b\xbaH\x05\x92\x01\x02\x10@R\x05links\x12*\n" +
+	"\vnameservers\x18\x02 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\vnameservers\x12/\n" +
+	"\x0esearch_domains\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10R\rsearchDomains\x12)\n" +
+	"\x03bgp\x18\x04 \x01(\v2\x17.bedplate.v1.NetworkBGPR\x03bgp\"\xf5\x05\n" +
+	"\vNetworkLink\x12=\n" +
+	"\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$R\x04name\x12C\n" +
+	"\x03mac\x18\x02 \x01(\tB1\xbaH.r,2*^(([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2})?$R\x03mac\x12\x19\n" +
+	"\x03nic\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x03nic\x12,\n" +
+	"\x04bond\x18\x04 \x01(\v2\x18.bedplate.v1.NetworkBondR\x04bond\x12,\n" +
+	"\x04vlan\x18\x05 \x01(\v2\x18.bedplate.v1.NetworkVLANR\x04vlan\x122\n" +
+	"\x06bridge\x18\x06 \x01(\v2\x1a.bedplate.v1.NetworkBridgeR\x06bridge\x12\x1b\n" +
+	"\x03mtu\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x03mtu\x12&\n" +
+	"\taddresses\x18\b \x03(\tB\b\xbaH\x05\x92\x01\x02\x10 R\taddresses\x12\x14\n" +
+	"\x05dhcp4\x18\t \x01(\bR\x05dhcp4\x12\x14\n" +
+	"\x05dhcp6\x18\n" +
+	" \x01(\bR\x05dhcp6\x12 \n" +
+	"\taccept_ra\x18\v \x01(\bH\x00R\bacceptRa\x88\x01\x01\x12#\n" +
+	"\bgateway4\x18\f \x01(\tB\a\xbaH\x04r\x02\x18@R\bgateway4\x12#\n" +
+	"\bgateway6\x18\r \x01(\tB\a\xbaH\x04r\x02\x18@R\bgateway6\x12;\n" +
+	"\x06routes\x18\x0e \x03(\v2\x19.bedplate.v1.NetworkRouteB\b\xbaH\x05\x92\x01\x02\x10@R\x06routes\x12*\n" +
+	"\vnameservers\x18\x0f \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\bR\vnameservers\x12/\n" +
+	"\x0esearch_domains\x18\x10 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10R\rsearchDomains\x12\x16\n" +
+	"\x06metric\x18\x11 \x01(\rR\x06metric\x12\x1a\n" +
+	"\boptional\x18\x12 \x01(\bR\boptionalB\f\n" +
+	"\n" +
+	"_accept_ra\"\x9a\x06\n" +
+	"\vNetworkBond\x12 \n" +
+	"\x05ports\x18\x01 \x03(\tB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10\x10R\x05ports\x12o\n" +
+	"\x04mode\x18\x02 \x01(\tB[\xbaHXrVR\n" +
+	"balance-rrR\ractive-backupR\vbalance-xorR\tbroadcastR\a802.3adR\vbalance-tlbR\vbalance-albR\x04mode\x12\x1f\n" +
+	"\x06miimon\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18 R\x06miimon\x12\"\n" +
+	"\bup_delay\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18 R\aupDelay\x12&\n" +
+	"\n" +
+	"down_delay\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18 R\tdownDelay\x120\n" +
+	"\tlacp_rate\x18\x06 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04slowR\x04fastR\blacpRate\x12i\n" +
+	"\x14transmit_hash_policy\x18\a \x01(\tB7\xbaH4r2R\x00R\x06layer2R\blayer3+4R\blayer2+3R\bencap2+3R\bencap3+4R\x12transmitHashPolicy\x12>\n" +
+	"\tad_select\x18\b \x01(\tB!\xbaH\x1er\x1cR\x00R\x06stableR\tbandwidthR\x05countR\badSelect\x12$\n" +
+	"\tmin_links\x18\t \x01(\rB\a\xbaH\x04*\x02\x18\x10R\bminLinks\x12!\n" +
+	"\aprimary\x18\n" +
+	" \x01(\tB\a\xbaH\x04r\x02\x18\x0fR\aprimary\x12K\n" +
+	"\x10primary_reselect\x18\v \x01(\tB \xbaH\x1dr\x1bR\x00R\x06alwaysR\x06betterR\afailureR\x0fprimaryReselect\x12A\n" +
+	"\rfail_over_mac\x18\f \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x04noneR\x06activeR\x06followR\vfailOverMac\x12*\n" +
+	"\farp_interval\x18\r \x01(\tB\a\xbaH\x04r\x02\x18 R\varpInterval\x12)\n" +
+	"\varp_targets\x18\x0e \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10R\n" +
+	"arpTargets\"H\n" +
+	"\vNetworkVLAN\x12\x1d\n" +
+	"\x04link\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x0fR\x04link\x12\x1a\n" +
+	"\x02id\x18\x02 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\xfe\x1f(\x01R\x02id\"\x96\x01\n" +
+	"\rNetworkBridge\x12\x1e\n" +
+	"\x05ports\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10 R\x05ports\x12\x10\n" +
+	"\x03stp\x18\x02 \x01(\bR\x03stp\x12%\n" +
+	"\bpriority\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\bpriority\x12,\n" +
+	"\rforward_delay\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18 R\fforwardDelay\"\x8b\x01\n" +
+	"\fNetworkRoute\x12\x19\n" +
+	"\x02to\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x02to\x12\x19\n" +
+	"\x03via\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x03via\x12\x16\n" +
+	"\x06metric\x18\x03 \x01(\rR\x06metric\x12\x14\n" +
+	"\x05table\x18\x04 \x01(\rR\x05table\x12\x17\n" +
+	"\aon_link\x18\x05 \x01(\bR\x06onLink\"\xb2\x01\n" +
+	"\n" +
+	"NetworkBGP\x12\x19\n" +
+	"\x03asn\x18\x01 \x01(\rB\a\xbaH\x04*\x02(\x01R\x03asn\x12$\n" +
+	"\trouter_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18\x0fR\brouterId\x12=\n" +
+	"\x05peers\x18\x03 \x03(\v2\x1b.bedplate.v1.NetworkBGPPeerB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10 R\x05peers\x12$\n" +
+	"\bannounce\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\bannounce\"\x9a\x01\n" +
+	"\x0eNetworkBGPPeer\x12!\n" +
+	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\aaddress\x12\x1b\n" +
+	"\x04link\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18\x0fR\x04link\x12\x10\n" +
+	"\x03asn\x18\x03 \x01(\rR\x03asn\x12$\n" +
+	"\bmultihop\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\xff\x01R\bmultihop\x12\x10\n" +
+	"\x03bfd\x18\x05 \x01(\bR\x03bfd*N\n" +
 	"\bDHCPMode\x12\x19\n" +
 	"\x15DHCP_MODE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04FULL\x10\x01\x12\t\n" +
@@ -627,30 +1486,45 @@ func file_bedplate_v1_network_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_network_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bedplate_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_bedplate_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_bedplate_v1_network_proto_goTypes = []any{
-	(DHCPMode)(0),         // 0: bedplate.v1.DHCPMode
-	(UnknownMachines)(0),  // 1: bedplate.v1.UnknownMachines
-	(*Network)(nil),       // 2: bedplate.v1.Network
-	(*NetworkSpec)(nil),   // 3: bedplate.v1.NetworkSpec
-	(*AddressRange)(nil),  // 4: bedplate.v1.AddressRange
-	(*StaticRoute)(nil),   // 5: bedplate.v1.StaticRoute
-	(*NetworkStatus)(nil), // 6: bedplate.v1.NetworkStatus
-	(*Metadata)(nil),      // 7: bedplate.v1.Metadata
+	(DHCPMode)(0),          // 0: bedplate.v1.DHCPMode
+	(UnknownMachines)(0),   // 1: bedplate.v1.UnknownMachines
+	(*Network)(nil),        // 2: bedplate.v1.Network
+	(*NetworkSpec)(nil),    // 3: bedplate.v1.NetworkSpec
+	(*AddressRange)(nil),   // 4: bedplate.v1.AddressRange
+	(*StaticRoute)(nil),    // 5: bedplate.v1.StaticRoute
+	(*NetworkStatus)(nil),  // 6: bedplate.v1.NetworkStatus
+	(*MachineNetwork)(nil), // 7: bedplate.v1.MachineNetwork
+	(*NetworkLink)(nil),    // 8: bedplate.v1.NetworkLink
+	(*NetworkBond)(nil),    // 9: bedplate.v1.NetworkBond
+	(*NetworkVLAN)(nil),    // 10: bedplate.v1.NetworkVLAN
+	(*NetworkBridge)(nil),  // 11: bedplate.v1.NetworkBridge
+	(*NetworkRoute)(nil),   // 12: bedplate.v1.NetworkRoute
+	(*NetworkBGP)(nil),     // 13: bedplate.v1.NetworkBGP
+	(*NetworkBGPPeer)(nil), // 14: bedplate.v1.NetworkBGPPeer
+	(*Metadata)(nil),       // 15: bedplate.v1.Metadata
 }
 var file_bedplate_v1_network_proto_depIdxs = []int32{
-	7, // 0: bedplate.v1.Network.metadata:type_name -> bedplate.v1.Metadata
-	3, // 1: bedplate.v1.Network.spec:type_name -> bedplate.v1.NetworkSpec
-	6, // 2: bedplate.v1.Network.status:type_name -> bedplate.v1.NetworkStatus
-	0, // 3: bedplate.v1.NetworkSpec.dhcp_mode:type_name -> bedplate.v1.DHCPMode
-	4, // 4: bedplate.v1.NetworkSpec.pools:type_name -> bedplate.v1.AddressRange
-	5, // 5: bedplate.v1.NetworkSpec.static_routes:type_name -> bedplate.v1.StaticRoute
-	1, // 6: bedplate.v1.NetworkSpec.unknown_machines:type_name -> bedplate.v1.UnknownMachines
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	15, // 0: bedplate.v1.Network.metadata:type_name -> bedplate.v1.Metadata
+	3,  // 1: bedplate.v1.Network.spec:type_name -> bedplate.v1.NetworkSpec
+	6,  // 2: bedplate.v1.Network.status:type_name -> bedplate.v1.NetworkStatus
+	0,  // 3: bedplate.v1.NetworkSpec.dhcp_mode:type_name -> bedplate.v1.DHCPMode
+	4,  // 4: bedplate.v1.NetworkSpec.pools:type_name -> bedplate.v1.AddressRange
+	5,  // 5: bedplate.v1.NetworkSpec.static_routes:type_name -> bedplate.v1.StaticRoute
+	1,  // 6: bedplate.v1.NetworkSpec.unknown_machines:type_name -> bedplate.v1.UnknownMachines
+	8,  // 7: bedplate.v1.MachineNetwork.links:type_name -> bedplate.v1.NetworkLink
+	13, // 8: bedplate.v1.MachineNetwork.bgp:type_name -> bedplate.v1.NetworkBGP
+	9,  // 9: bedplate.v1.NetworkLink.bond:type_name -> bedplate.v1.NetworkBond
+	10, // 10: bedplate.v1.NetworkLink.vlan:type_name -> bedplate.v1.NetworkVLAN
+	11, // 11: bedplate.v1.NetworkLink.bridge:type_name -> bedplate.v1.NetworkBridge
+	12, // 12: bedplate.v1.NetworkLink.routes:type_name -> bedplate.v1.NetworkRoute
+	14, // 13: bedplate.v1.NetworkBGP.peers:type_name -> bedplate.v1.NetworkBGPPeer
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_network_proto_init() }
@@ -659,13 +1533,14 @@ func file_bedplate_v1_network_proto_init() {
 		return
 	}
 	file_bedplate_v1_meta_proto_init()
+	file_bedplate_v1_network_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_network_proto_rawDesc), len(file_bedplate_v1_network_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

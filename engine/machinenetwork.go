@@ -1,0 +1,151 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/bedplate/bedplate/dhcp"
+	"github.com/bedplate/bedplate/machine"
+	"github.com/bedplate/bedplate/network"
+	"github.com/bedplate/bedplate/network/netplan"
+	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
+)
+
+// declarations are the networks that machines' specs declare, in memory, with
+// the network cards that their ports may be declared by.
+type declarations struct {
+	mu     sync.RWMutex
+	byName map[machine.Name]declaration
+}
+
+type declaration struct {
+	spec *pb.MachineNetwork
+	nics []*pb.NIC
+}
+
+func newDeclarations() *declarations {
+	return &declarations{byName: map[machine.Name]declaration{}}
+}
+
+func (d *declarations) set(m *pb.Machine) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	name := machine.Name(m.GetMetadata().GetName())
+	if m.GetSpec().GetNetwork() == nil {
+		delete(d.byName, name)
+		return
+	}
+	d.byName[name] = declaration{m.Spec.Network, m.GetStatus().GetInventory().GetNics()}
+}
+
+func (d *declarations) remove(name machine.Name) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.byName, name)
+}
+
+func (d *declarations) of(name machine.Name) (declaration, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	v, ok := d.byName[name]
+	return v, ok
+}
+
+// networkConfig returns cloud-init's network configuration for a machine; nil
+// for one whose installed system asks DHCP. An instance's own goes before it.
+func (e *Engine) networkConfig(m machine.Machine) ([]byte, error) {
+	c, err := e.networkOf(m)
+	if c == nil || err != nil {
+		return nil, err
+	}
+	data, gaps := netplan.Render(c)
+	for _, g := range gaps {
+		e.log.Warn("a machine's network is not all in its metadata", "machine", m.Name, "err", g.Path+": "+g.Message)
+	}
+	return data, nil
+}
+
+// networkOf returns the network of a machine's installed system; nil where that
+// asks DHCP.
+func (e *Engine) networkOf(m machine.Machine) (*network.Config, error) {
+	d, ok := e.declared.of(m.Name)
+	return networkOf(m, d, ok, e.networks)
+}
+
+// MachineNetwork is what the network of a machine's installed system is to be,
+// in a site of those networks; nil where the system asks DHCP.
+func MachineNetwork(m *pb.Machine, site []*pb.Network) (*network.Config, error) {
+	n := &networks{}
+	var list []dhcp.Network
+	for _, s := range site {
+		if v, err := networkValue(s); err == nil {
+			list = append(list, v)
+		}
+	}
+	n.set(list)
+	return networkOf(machineValue(m), declaration{m.GetSpec().GetNetwork(), m.GetStatus().GetInventory().GetNics()}, m.GetSpec().GetNetwork() != nil, n)
+}
+
+func networkOf(m machine.Machine, d declaration, declared bool, site *networks) (*network.Config, error) {
+	var c *network.Config
+	switch {
+	case declared:
+		var problems []network.Problem
+		if c, problems = network.Read(d.spec); c != nil {
+			problems = c.Resolve(d.nics)
+		}
+		if len(problems) > 0 {
+			return nil, declarationError(m.Name, problems)
+		}
+	case withoutDHCP(m, site):
+		c = network.FromInterfaces(m)
+	default:
+		return nil, nil
+	}
+	c.Hostname = m.Hostname
+	c.Fill(site.site)
+	return c, nil
+}
+
+// declarationError says what is wrong as apply would.
+func declarationError(name machine.Name, problems []network.Problem) error {
+	var errs []error
+	for _, p := range problems {
+		errs = append(errs, fmt.Errorf("machine/%s: %w", name, resource.FieldError{Path: "spec.network." + p.Path, Message: p.Message}))
+	}
+	return errors.Join(errs...)
+}
+
+// site returns what the network that an address is on has for machines without DHCP.
+func (n *networks) site(a netip.Addr) (network.Site, bool) {
+	v, ok := n.of(a)
+	if !ok {
+		return network.Site{}, false
+	}
+	s := network.Site{Prefix: v.CIDR, Gateway: v.Gateway, Nameservers: v.Nameservers, Search: v.SearchDomains, MTU: int(v.MTU)}
+	if len(s.Search) == 0 && v.Domain != "" {
+		s.Search = []string{v.Domain}
+	}
+	for _, r := range v.Routes {
+		s.Routes = append(s.Routes, network.Route{To: r.Destination, Via: r.Gateway})
+	}
+	return s, true
+}
+
+// withoutDHCP reports whether a machine has an address that DHCP won't give it:
+// it boots from a medium, or it is told so for the interface or the network.
+func withoutDHCP(m machine.Machine, site *networks) bool {
+	for _, nic := range m.Interfaces {
+		if !nic.Address.IsValid() {
+			continue
+		}
+		n, known := site.of(nic.Address.Addr())
+		if m.Medium || nic.DisableDHCP || known && n.Mode == dhcp.Off {
+			return true
+		}
+	}
+	return false
+}
