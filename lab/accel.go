@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -18,6 +20,9 @@ func accelerator(ctx context.Context, want string, log *slog.Logger) (string, er
 		return "tcg", nil
 	}
 	err := probe(ctx, "kvm")
+	if err == nil {
+		err = probeFirmware(ctx, "kvm")
+	}
 	switch {
 	case err == nil:
 		return "kvm", nil
@@ -69,6 +74,55 @@ func probe(ctx context.Context, accel string) error {
 		return errors.New("the guest ended without a word")
 	}
 	return fmt.Errorf("%w: %s", err, lastLines(out, 2))
+}
+
+// firmwareDeadline is far more than OVMF needs to its first word where KVM works: a second or two.
+const firmwareDeadline = 15 * time.Second
+
+// probeFirmware sees whether UEFI firmware comes to say something on its serial
+// port. It goes through all modes of a processor on the way, where KVM fails on
+// some machines that run simpler code (kvm-pvm: "KVM internal error", emulation
+// failure in OVMF's SEC phase). Without OVMF there is nothing to see: nil.
+func probeFirmware(ctx context.Context, accel string) error {
+	if _, err := os.Stat(ovmfCode); err != nil {
+		return nil //nolint:nilerr // only BIOS machines can be had then
+	}
+	ctx, cancel := context.WithTimeout(ctx, firmwareDeadline)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, qemuProgram, "-accel", accel, "-cpu", cpuModel(accel, nil), "-machine", "q35", "-m", "256", "-nodefaults", "-display", "none",
+		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode, "-drive", "if=pflash,format=raw,unit=1,snapshot=on,file="+ovmfVars, "-serial", "stdio")
+	cmd.WaitDelay = time.Second
+	said, complaint := &waitFor{seen: cancel}, &waitFor{word: "internal error", seen: cancel}
+	cmd.Stdout, cmd.Stderr = said, complaint
+	err := cmd.Run() // It is killed, or could not start.
+	switch {
+	case complaint.found:
+		first, _, _ := strings.Cut(string(complaint.text), "\n")
+		return fmt.Errorf("UEFI firmware does not run: %s", first)
+	case said.found:
+		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("UEFI firmware said nothing in %s", firmwareDeadline)
+	}
+	return fmt.Errorf("UEFI firmware does not run: %w: %s", err, strings.TrimSpace(string(complaint.text)))
+}
+
+// waitFor keeps the beginning of what is written to it, and calls seen once the
+// word is in that. An empty word is in any text.
+type waitFor struct {
+	word  string
+	seen  func()
+	text  []byte
+	found bool
+}
+
+func (w *waitFor) Write(p []byte) (int, error) {
+	w.text = append(w.text, p[:min(len(p), 4096-len(w.text))]...)
+	if !w.found && bytes.Contains(w.text, []byte(w.word)) {
+		w.found = true
+		w.seen()
+	}
+	return len(p), nil
 }
 
 // probeROM is a BIOS image whose first instruction, at F000:FFF0, is

@@ -154,7 +154,7 @@ func (l *Lab) Up(ctx context.Context) error {
 func (l *Lab) makeMachines(ctx context.Context, accel string) error {
 	for i, spec := range l.spec.Machines {
 		m := &Machine{
-			lab: l.spec.Name, spec: spec, dir: filepath.Join(l.dir, spec.Name), taps: tapNames(i, spec), accel: accel,
+			lab: l.spec.Name, spec: spec, dir: filepath.Join(l.dir, spec.Name), taps: tapNames(i, spec), accel: accel, fallback: l.spec.Accelerator != "kvm",
 			namespace: l.namespaces[l.spec.namespaceOf(spec.Network)], log: l.log, now: l.now,
 		}
 		l.machines = append(l.machines, m)

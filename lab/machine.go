@@ -27,11 +27,13 @@ import (
 // it. A guest that switches itself off ends it too; one that reboots does not,
 // unless the next boot needs another command line: then QEMU is started anew.
 type Machine struct {
-	lab       string
-	spec      MachineSpec
-	dir       string
-	taps      []string
-	accel     string
+	lab   string
+	spec  MachineSpec
+	dir   string
+	taps  []string
+	accel string
+	// fallback: without KVM where that fails.
+	fallback  bool
 	namespace *Namespace
 	log       *slog.Logger
 	now       func() time.Time
@@ -224,7 +226,16 @@ func (m *Machine) attach(ctx context.Context, events *qmp, p *process) error {
 	}
 	go func() { // ends with QEMU, which hangs up
 		defer events.conn.Close() //nolint:errcheck // it is over
-		p.reason <- events.watch(!m.spec.Firmware.uefi(), func() { m.tell(board.Resetting) }, func() { m.tell(board.Booted) })
+		p.reason <- events.watch(observer{
+			settle: !m.spec.Firmware.uefi(),
+			begun:  func() { m.tell(board.Resetting) },
+			done:   func() { m.tell(board.Booted) },
+			stopped: func() {
+				if err := command(context.Background(), m.dir, "quit", nil); err != nil && !errors.Is(err, net.ErrClosed) {
+					m.log.Debug("ending a QEMU that has stopped", "machine", m.spec.Name, "err", err)
+				}
+			},
+		})
 	}()
 	return nil
 }
@@ -255,10 +266,37 @@ func (m *Machine) live(p *process, done chan<- struct{}) {
 func (m *Machine) again(reason string) (*process, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.off || !m.run.restart || !strings.HasSuffix(reason, "reset") {
+	switch {
+	case m.off:
+		return nil, nil //nolint:nilnil // it is to stay off
+	case reason == reasonStopped:
+		return m.emulate()
+	case !m.run.restart || !strings.HasSuffix(reason, "reset"):
 		return nil, nil //nolint:nilnil // it is to stay off
 	}
 	return m.start(context.Background())
+}
+
+// emulate starts a machine anew without KVM, after QEMU has stopped its
+// processors by itself: KVM may run firmware and fail with a later instruction. m.mu is held.
+func (m *Machine) emulate() (*process, error) {
+	words := m.firstWords()
+	if m.accel != "kvm" || !m.fallback {
+		return nil, fmt.Errorf("QEMU has stopped the machine: %s", words)
+	}
+	m.log.Warn("KVM failed: starting the machine again with emulated processors", "machine", m.spec.Name, "err", words)
+	m.accel = "tcg"
+	return m.start(context.Background())
+}
+
+// firstWords is the first line of QEMU's own output, which has the cause where a dump follows.
+func (m *Machine) firstWords() string {
+	b, err := os.ReadFile(filepath.Join(m.dir, qemuLog))
+	if err != nil {
+		return err.Error()
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	return first
 }
 
 // lastWords are the last lines of QEMU's own output.

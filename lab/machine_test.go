@@ -95,16 +95,19 @@ func TestCommand(t *testing.T) {
 }
 
 func TestQMP_watch(t *testing.T) {
+	const stop = `{"event": "STOP"}`
 	const reset, guest, shutdown = `{"event": "RESET", "data": {"guest": false}}`, `{"event": "RESET", "data": {"guest": true}}`, `{"event": "SHUTDOWN", "data": {"reason": "guest-reset"}}`
 	for name, c := range map[string]struct {
 		settle      bool
 		lines       []string
 		begun, done int
+		reason      string
 	}{
-		"each reset of UEFI firmware is one":    {false, []string{reset, guest, shutdown}, 0, 2},
-		"those that SeaBIOS adds are none":      {true, []string{reset, guest, guest, "pause", reset, guest, "pause", shutdown}, 2, 2},
-		"what is no event is passed over":       {false, []string{`{"return": {}}`, `[]`, reset, shutdown}, 0, 1},
-		"a reset that QEMU ends by is not done": {true, []string{reset, shutdown}, 1, 0},
+		"each reset of UEFI firmware is one":    {false, []string{reset, guest, shutdown}, 0, 2, "guest-reset"},
+		"those that SeaBIOS adds are none":      {true, []string{reset, guest, guest, "pause", reset, guest, "pause", shutdown}, 2, 2, "guest-reset"},
+		"what is no event is passed over":       {false, []string{`{"return": {}}`, `[]`, reset, shutdown}, 0, 1, "guest-reset"},
+		"a reset that QEMU ends by is not done": {true, []string{reset, shutdown}, 1, 0, "guest-reset"},
+		"stopped processors are the reason":     {false, []string{reset, stop, shutdown}, 0, 1, reasonStopped},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -112,7 +115,10 @@ func TestQMP_watch(t *testing.T) {
 				q := &qmp{in: bufio.NewScanner(r)}
 				begun, done := 0, 0
 				ended := make(chan string)
-				go func() { ended <- q.watch(c.settle, func() { begun++ }, func() { done++ }) }()
+				stopped := 0
+				go func() {
+					ended <- q.watch(observer{c.settle, func() { begun++ }, func() { done++ }, func() { stopped++ }})
+				}()
 				for _, line := range c.lines {
 					if line == "pause" {
 						<-time.After(2 * settleTime)
@@ -121,7 +127,11 @@ func TestQMP_watch(t *testing.T) {
 					fmt.Fprintln(w, line)
 				}
 				_ = w.Close()
-				if reason := <-ended; reason != "guest-reset" || begun != c.begun || done != c.done {
+				reason := <-ended
+				if (reason == reasonStopped) != (stopped == 1) {
+					t.Errorf("told %d times that it is stopped; the reason is %q", stopped, reason)
+				}
+				if reason != c.reason || begun != c.begun || done != c.done {
 					t.Errorf("%d begun, %d done, want %d and %d; the reason is %q", begun, done, c.begun, c.done, reason)
 				}
 			})
@@ -275,6 +285,33 @@ func TestStartTime(t *testing.T) {
 	}
 }
 
+func TestWaitFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		word  string
+		texts []string
+		found bool
+	}{
+		"any text holds the empty word":            {"", []string{"x", "y"}, true},
+		"silence holds nothing":                    {"", nil, false},
+		"a word may come in two parts":             {"internal error", []string{"KVM inter", "nal error. Suberror: 1\n"}, true},
+		"a warning is no failure":                  {"internal error", []string{"warning: host doesn't support requested feature\n"}, false},
+		"what comes after the beginning is let by": {"end", []string{strings.Repeat(".", 5000), "end"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			seen := 0
+			w := &waitFor{word: c.word, seen: func() { seen++ }}
+			for _, text := range c.texts {
+				if n, err := io.WriteString(w, text); n != len(text) || err != nil {
+					t.Errorf("wrote %d of %d: %v", n, len(text), err)
+				}
+			}
+			if w.found != c.found || (seen == 1) != c.found {
+				t.Errorf("found %v, seen %d times", w.found, seen)
+			}
+		})
+	}
+}
+
 func TestProbe(t *testing.T) {
 	if _, err := exec.LookPath(qemuProgram); err != nil {
 		t.Skip("QEMU is not installed: the probe's guest was not run")
@@ -284,5 +321,8 @@ func TestProbe(t *testing.T) {
 	}
 	if err := probe(context.Background(), "no-such"); err == nil {
 		t.Error("an accelerator that does not exist works")
+	}
+	if err := probeFirmware(context.Background(), "no-such"); err == nil || !strings.Contains(err.Error(), "no-such") {
+		t.Errorf("firmware runs by an accelerator that does not exist: %v", err)
 	}
 }

@@ -94,10 +94,24 @@ func (q *qmp) read() (qmpReply, error) {
 // the boot order only after that.
 const settleTime = 2500 * time.Millisecond
 
+// reasonStopped is the reason for the end of a QEMU that had stopped its
+// processors by itself, as it does after an internal error of KVM
+// (run state internal-error, qapi/run-state.json). We never stop them.
+const reasonStopped = "stopped"
+
+// observer is told what becomes of a machine. None of it may block for long.
+type observer struct {
+	// settle: begun is called at a reset, and done when the resets that the
+	// firmware adds are over; else done alone, at once.
+	settle      bool
+	begun, done func()
+	// stopped is called when QEMU stops the machine's processors.
+	stopped func()
+}
+
 // watch tells of each reset of the machine until QEMU hangs up, and returns the
-// reason that it gave for its end. With settle, begun is called at a reset, and
-// done when the resets that the firmware adds are over; else done alone, at once.
-func (q *qmp) watch(settle bool, begun, done func()) (reason string) {
+// reason for its end: the one that QEMU gave, or reasonStopped.
+func (q *qmp) watch(o observer) (reason string) {
 	events := make(chan qmpReply)
 	go func() { // ends when QEMU hangs up
 		defer close(events)
@@ -113,19 +127,22 @@ func (q *qmp) watch(settle bool, begun, done func()) (reason string) {
 		select {
 		case <-settled:
 			settled = nil
-			done()
+			o.done()
 		case r, ok := <-events:
 			switch {
 			case !ok:
 				return reason
-			case r.Event == "RESET" && settle:
+			case r.Event == "RESET" && o.settle:
 				if settled == nil {
-					begun()
+					o.begun()
 				}
 				settled = time.After(settleTime)
 			case r.Event == "RESET":
-				done()
-			case r.Event == "SHUTDOWN":
+				o.done()
+			case r.Event == "STOP" && reason == "":
+				reason = reasonStopped
+				o.stopped()
+			case r.Event == "SHUTDOWN" && reason == "":
 				reason = r.reason()
 			}
 		}
