@@ -97,6 +97,8 @@ func newRig(t *testing.T, spec lab.Spec, args ...string) *rig {
 func newRack(t *testing.T, spec lab.Spec) *rig {
 	t.Helper()
 	dir := t.TempDir()
+	// Where KVM starts a guest now and then only, tcg is asked for.
+	spec.Accelerator = os.Getenv("BEDPLATE_E2E_ACCELERATOR")
 	l, err := lab.New(lab.Config{Dir: filepath.Join(dir, "lab"), Spec: spec, Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
