@@ -11,11 +11,12 @@ import (
 	"github.com/bedplate/bedplate/store"
 )
 
-// erasureRecord makes the signed record of the erasure that a workflow has done.
+// erasureRecord makes the signed record of what a workflow has erased. One that
+// doesn't vouch for every disk comes with the error that says why.
 func (e *Engine) erasureRecord(m *pb.Machine, wf *pb.Workflow, operator string) (lifecycle.ErasureRecord, error) {
-	r, err := erasure.FromWorkflow(m, wf, orText(operator, "system"), e.cfg.Now())
-	if err != nil {
-		return lifecycle.ErasureRecord{}, err
+	r, not := erasure.FromWorkflow(m, wf, orText(operator, "system"), e.cfg.Now())
+	if r == nil {
+		return lifecycle.ErasureRecord{}, not
 	}
 	r.Server = erasure.Server{Version: e.cfg.Version, CADigest: e.ca.Digest()}
 	document, err := erasure.Sign(r, e.signer)
@@ -24,6 +25,10 @@ func (e *Engine) erasureRecord(m *pb.Machine, wf *pb.Workflow, operator string) 
 	}
 	obj := erasure.Resource(r, document)
 	resource.Stamp(e.db, obj)
-	message := fmt.Sprintf("%d disks erased and verified (%s): record %s", len(r.Devices), orText(r.Level, "none"), r.ID)
-	return lifecycle.ErasureRecord{Name: r.ID, Ops: []store.Op{resource.Put(obj), e.events.Op(event.About(m, "Erased", message, ""))}}, nil
+	said := event.About(m, "Erased", fmt.Sprintf("%d disks erased and verified (%s): record %s", len(r.Devices), orText(r.Level, "none"), r.ID), "")
+	if not != nil {
+		said = event.About(m, "EraseFailed", fmt.Sprintf("not every disk is erased and verified: record %s", r.ID), "")
+		said.Warning = true
+	}
+	return lifecycle.ErasureRecord{Name: r.ID, Ops: []store.Op{resource.Put(obj), e.events.Op(said)}}, not
 }

@@ -190,8 +190,11 @@ func TestFromWorkflow_Hostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, w := released(t, results...)
 			r, err := FromWorkflow(m, w, "alice", now)
-			if !errors.Is(err, ErrOutputs) || r != nil {
+			if !errors.Is(err, ErrOutputs) {
 				t.Errorf("%v, %v", r, err)
+			}
+			if r == nil || r.OK || len(r.Devices) > 0 || !strings.Contains(r.Problems[0], ErrOutputs.Error()) {
+				t.Errorf("the record says %+v", r)
 			}
 		})
 	}
@@ -327,8 +330,22 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = Verify(doc, byCA)
-		if !errors.Is(err, ErrNotErased) || errors.Is(err, ErrTampered) || err.Error() != "the machine is not erased: nvme0n1 (S1): not erased: dead" {
+		if !Authentic(err) || err.Error() != "the machine is not erased: nvme0n1 (S1): not erased: dead" {
 			t.Errorf("error = %v", err)
+		}
+		another := byCA
+		another.Machine = "web-2"
+		for name, try := range map[string]func() (*Record, error){
+			"a changed one": func() (*Record, error) {
+				return Verify(bytes.Replace(doc, []byte(`"dead"`), []byte(`"fine"`), 1), byCA)
+			},
+			"one of another machine":             func() (*Record, error) { return Verify(doc, another) },
+			"one that nobody trusted has signed": func() (*Record, error) { return Verify(doc, Trust{KeyDigest: "sha256:" + strings.Repeat("0", 64)}) },
+			"no record":                          func() (*Record, error) { return Verify([]byte("{}"), byCA) },
+		} {
+			if _, err := try(); err == nil || Authentic(err) {
+				t.Errorf("%s passes for authentic: %v", name, err)
+			}
 		}
 	})
 	t.Run("a verdict that the devices don't bear out", func(t *testing.T) {

@@ -121,6 +121,20 @@ func Verify(doc []byte, t Trust) (*Record, error) {
 	return r, errors.Join(errs...)
 }
 
+// Authentic reports whether all that an error of Verify finds wrong is what the
+// record itself says: it is genuine, and of a machine that isn't erased.
+func Authentic(err error) bool {
+	if !errors.Is(err, ErrNotErased) {
+		return false
+	}
+	for _, other := range []error{ErrFormat, ErrTampered, ErrUnknownKey, ErrExpired, ErrMachine} {
+		if errors.Is(err, other) {
+			return false
+		}
+	}
+	return true
+}
+
 // open reads a document strictly: it has these two members, and no others.
 func open(doc []byte) (document, any, error) {
 	whole, err := parse(doc)

@@ -1,6 +1,7 @@
 package erasure
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,9 +30,11 @@ func (e *NotErased) Error() string { return strings.Join(e.Problems, "; ") }
 // the record's time. Server is left for the caller to fill in.
 //
 // The error is nil only if every disk of the inventory is erased and verified.
-// It is a *NotErased, with the record that says so, where the machine's report
-// makes sense; where it doesn't it wraps ErrOutputs, and there is no record.
-// In neither case may the machine be given to somebody else.
+// It is a *NotErased where the machine's report makes sense, and wraps
+// ErrOutputs where it doesn't: nothing of what that step reports is then in the
+// record. Either comes with the record that says so, and in neither case may
+// the machine be given to somebody else. Only the workflow of another machine
+// makes no record.
 func FromWorkflow(m *pb.Machine, w *pb.Workflow, operator string, now time.Time) (*Record, error) {
 	if m.GetMetadata().GetName() == "" || w.GetSpec().GetMachine() != m.GetMetadata().GetName() {
 		return nil, fmt.Errorf("making erasure record: workflow %s is of machine %q, not %q", w.GetMetadata().GetName(), w.GetSpec().GetMachine(), m.GetMetadata().GetName())
@@ -40,22 +43,36 @@ func FromWorkflow(m *pb.Machine, w *pb.Workflow, operator string, now time.Time)
 		Schema: Schema, ID: recordID(m, w), Time: now.UTC().Truncate(time.Second), Machine: machineOf(m), Workflow: workflowOf(w),
 		Operator: operator, Agent: m.GetStatus().GetAgent().GetVersion(), Devices: []Device{}, Firmware: Firmware{Removed: []string{}}, Problems: []string{},
 	}
+	lies := r.takeAll(w)
+	r.judge(m, w)
+	switch {
+	case lies != nil:
+		return r, lies
+	case !r.OK:
+		return r, &NotErased{Problems: r.Problems}
+	}
+	return r, nil
+}
+
+// takeAll reads what the steps report. What can't be true is a problem of the
+// record in its place.
+func (r *Record) takeAll(w *pb.Workflow) error {
+	var lies error
 	for _, s := range w.GetStatus().GetSteps() {
 		if s.GetOnFailure() || s.GetState() == pb.StepState_STEP_SKIPPED {
 			continue
 		}
 		if err := r.take(s); err != nil {
-			return nil, err
+			r.problem("%v", err)
+			lies = errors.Join(lies, err)
 		}
 	}
 	if err := r.distinct(); err != nil {
-		return nil, err
+		r.Devices = []Device{}
+		r.problem("%v", err)
+		lies = errors.Join(lies, err)
 	}
-	r.judge(m, w)
-	if r.OK {
-		return r, nil
-	}
-	return r, &NotErased{Problems: r.Problems}
+	return lies
 }
 
 // recordID is the name of the resource that holds the record. It is made of
@@ -104,10 +121,16 @@ func (r *Record) take(s *pb.StepStatus) error {
 	case actionTPM:
 		o := &reader{where: "step " + s.GetId(), fields: s.GetOutputs()}
 		r.TPM = TPM{Asked: true, Present: o.bool("present"), Version: o.whole("version"), Method: o.text("method"), Cleared: o.bool("cleared")}
+		if o.err != nil {
+			r.TPM = TPM{Asked: true}
+		}
 		return o.err
 	case actionFirmware:
 		o := &reader{where: "step " + s.GetId(), fields: s.GetOutputs()}
 		r.Firmware = Firmware{Asked: true, Kind: o.text("firmware"), Removed: o.texts("removed", maxRemoved), MOKKeys: o.whole("mok_keys")}
+		if o.err != nil {
+			r.Firmware = Firmware{Asked: true, Removed: []string{}}
+		}
 		return o.err
 	}
 	return nil

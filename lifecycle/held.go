@@ -1,8 +1,6 @@
 package lifecycle
 
 import (
-	"fmt"
-
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 )
 
@@ -157,12 +155,9 @@ func (c *Controller) retire(m *pb.Machine, v view, s standing) decision {
 	case v.life == nil || !ended(v.life):
 		c.followLife(m, v, &d, "it is being retired: its disks are wiped")
 		return d
-	case v.life.GetStatus().GetState() != pb.WorkflowState_SUCCEEDED:
-		d.state, d.cause = pb.MachineState_FAILED, "its disks could not be wiped: "+v.life.GetStatus().GetCause()
-		d.nextAction = fmt.Sprintf("`bedplate workflow retry %s`; or clear spec.retired", s.life)
-		return d
 	}
 	if !c.erased(&d, m, v.life, m.GetStatus().GetRequestedBy()) {
+		d.nextAction += "; or clear spec.retired"
 		return d
 	}
 	d.state = pb.MachineState_RELEASING

@@ -294,12 +294,8 @@ func (c *Controller) release(ctx context.Context, inst *pb.Instance) error {
 		}
 		return c.beginRelease(ctx, inst)
 	}
-	wf := c.workflows[want]
-	switch wf.GetStatus().GetState() {
-	case pb.WorkflowState_SUCCEEDED:
+	if wf := c.workflows[want]; wf != nil && ended(wf) {
 		return c.finishRelease(ctx, inst, m, wf)
-	case pb.WorkflowState_WORKFLOW_FAILED, pb.WorkflowState_CANCELLED:
-		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, "its disks could not be wiped: "+wf.GetStatus().GetCause(), time.Time{})
 	}
 	return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_RELEASING, "workflow "+want+" wipes its disks", time.Time{})
 }
@@ -331,7 +327,7 @@ func (c *Controller) finishRelease(ctx context.Context, inst *pb.Instance, m *pb
 	s.nextAction, s.nextBoot, s.attempt, s.job, s.life, s.deadline = "it goes back into the pool", pb.NextBoot_AGENT, 0, "", "", time.Time{}
 	d := decision{standing: s}
 	if !c.erased(&d, m, wf, inst.GetStatus().GetRequestedBy()) {
-		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, d.cause, time.Time{})
+		return c.failRelease(ctx, inst, m, d)
 	}
 	next := withDecision(m, d, c.cfg.Now())
 	revision, err := c.cfg.DB.Store.Txn(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
@@ -345,23 +341,45 @@ func (c *Controller) finishRelease(ctx context.Context, inst *pb.Instance, m *pb
 	return err
 }
 
-// erased puts the record of an erasure with the decision. It returns false,
-// with the machine failed, where the record doesn't vouch for every disk.
+// failRelease puts on record that the machine's disks are not wiped: of the
+// instance, which keeps the machine, and in the record of what was done.
+func (c *Controller) failRelease(ctx context.Context, inst *pb.Instance, m *pb.Machine, d decision) error {
+	if len(d.ops) == 0 {
+		return c.setInstance(ctx, inst, pb.InstanceState_INSTANCE_FAILED, d.cause, time.Time{})
+	}
+	nextInst, nextMachine := withState(inst, pb.InstanceState_INSTANCE_FAILED, d.cause, time.Time{}, c.cfg.Now()), cloneOf(m)
+	d.edit(nextMachine)
+	revision, err := c.cfg.DB.Store.Txn(ctx, []store.Compare{resource.Unchanged(inst), resource.Unchanged(m)},
+		append(d.ops, resource.Put(nextInst), resource.Put(nextMachine),
+			c.cfg.Event("Instance", inst.Metadata.Name, "StateChanged", stateName(nextInst.Status.State)+": "+d.cause, true)))
+	if err == nil {
+		c.keep(nextMachine, revision)
+	}
+	return err
+}
+
+// erased puts the record of an erasure with the decision, whatever came of it.
+// It returns false, with the machine failed, where the workflow has failed or
+// the record doesn't vouch for every disk.
 func (c *Controller) erased(d *decision, m *pb.Machine, wf *pb.Workflow, operator string) bool {
-	if c.cfg.Erasure == nil {
+	var err error
+	if c.cfg.Erasure != nil {
+		var r ErasureRecord
+		if r, err = c.cfg.Erasure(m, wf, operator); r.Name != "" && m.GetStatus().GetErasure() != r.Name {
+			d.ops = append(d.ops, r.Ops...)
+			d.edit = also(d.edit, func(m *pb.Machine) { m.Status.Erasure = r.Name })
+		}
+	}
+	switch {
+	case wf.GetStatus().GetState() != pb.WorkflowState_SUCCEEDED:
+		d.cause = "its disks could not be wiped: " + wf.GetStatus().GetCause()
+	case err != nil:
+		d.cause = "its disks could not be shown to be wiped: " + err.Error()
+	default:
 		return true
 	}
-	r, err := c.cfg.Erasure(m, wf, operator)
-	if err != nil {
-		d.state, d.cause = pb.MachineState_FAILED, "its disks could not be shown to be wiped: "+err.Error()
-		d.nextAction = "`bedplate workflow retry " + wf.Metadata.Name + "` wipes them again"
-		return false
-	}
-	if m.GetStatus().GetErasure() != r.Name {
-		d.ops = append(d.ops, r.Ops...)
-		d.edit = also(d.edit, func(m *pb.Machine) { m.Status.Erasure = r.Name })
-	}
-	return true
+	d.state, d.nextAction = pb.MachineState_FAILED, "`bedplate workflow retry "+wf.Metadata.Name+"` wipes them again"
+	return false
 }
 
 func ended(wf *pb.Workflow) bool {

@@ -61,8 +61,9 @@ type Config struct {
 	// Record returns what goes on record of a machine's change from before to
 	// after, in its transaction; nil: nothing does.
 	Record func(ctx context.Context, before, after *pb.Machine) ([]store.Op, error)
-	// Erasure makes the signed record of a wipe; its error says which disk is
-	// not shown to be wiped. nil: no records are made.
+	// Erasure makes the signed record of a wipe, however it ended; its error says
+	// which disk is not shown to be wiped, and comes with the record of that.
+	// Without a name there is no record. nil: none are made.
 	Erasure func(m *pb.Machine, wf *pb.Workflow, operator string) (ErasureRecord, error)
 	// Registerer takes the metrics; nil: none.
 	Registerer prometheus.Registerer

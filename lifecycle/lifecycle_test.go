@@ -30,6 +30,8 @@ type rack struct {
 	ctl *Controller
 
 	hooks Hooks
+	// erasure makes records; nil: none are made.
+	erasure func(*pb.Machine, *pb.Workflow, string) (ErasureRecord, error)
 
 	mu        sync.Mutex
 	cancelled []string
@@ -78,7 +80,7 @@ func newRack(t *testing.T) *rack {
 
 func (r *rack) controller() *Controller {
 	return New(Config{
-		DB: r.db, Workflows: r, Sightings: r, Now: r.now, Hooks: r.hooks, Registerer: nil,
+		DB: r.db, Workflows: r, Sightings: r, Now: r.now, Hooks: r.hooks, Erasure: r.erasure, Registerer: nil,
 		Decide: func(rules []*pb.Rule, m *pb.Machine) (discovery.Decision, error) {
 			return discovery.Decide(rules, m, words{})
 		}, Logger: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
@@ -172,6 +174,28 @@ func waitForChange(t *testing.T, st store.Store) {
 		t.Fatal(err)
 	}
 	<-batches
+}
+
+// records makes a record of each run of a workflow; its error is that of the workflow.
+func (r *rack) records(_ *pb.Machine, wf *pb.Workflow, _ string) (ErasureRecord, error) {
+	name := recordName(wf)
+	record := ErasureRecord{Name: name, Ops: []store.Op{store.Put("/records/"+name, []byte(name))}}
+	if wf.Status.State != pb.WorkflowState_SUCCEEDED {
+		return record, errors.New(wf.Status.Cause)
+	}
+	return record, nil
+}
+
+func recordName(wf *pb.Workflow) string { return fmt.Sprint(wf.Status.EndTime.AsTime().UnixNano()) }
+
+// recorded counts the records.
+func (r *rack) recorded() int {
+	r.t.Helper()
+	page, err := r.db.Store.List(r.t.Context(), "/records/", "", 100)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return len(page.KVs)
 }
 
 func (r *rack) machineIs(name string, state pb.MachineState) func() bool {
@@ -373,6 +397,59 @@ func TestController_Failures(t *testing.T) {
 		r.eventually("releasing", r.instanceIs("web", pb.InstanceState_INSTANCE_RELEASING))
 		r.end(r.instance("web").Status.Workflow, pb.WorkflowState_WORKFLOW_FAILED)
 		r.eventually("failed", r.machineIs("web-1", pb.MachineState_FAILED))
+	})
+	t.Run("a release that failed leaves one record for each of its runs", func(t *testing.T) {
+		r := newRack(t)
+		r.erasure = r.records
+		r.ctl = r.controller()
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1"}})
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+		r.markDeleting("web")
+		r.eventually("releasing", r.instanceIs("web", pb.InstanceState_INSTANCE_RELEASING))
+		release := r.instance("web").Status.Workflow
+		for run := range 2 {
+			failed := r.end(release, pb.WorkflowState_WORKFLOW_FAILED)
+			want := recordName(failed)
+			r.eventually("failed, with a record", func() bool {
+				return r.machineIs("web-1", pb.MachineState_FAILED)() && r.machine("web-1").Status.Erasure == want
+			})
+			if cause := r.instance("web").Status.Cause; cause != "its disks could not be wiped: as the test says" {
+				t.Errorf("the instance's cause is %q", cause)
+			}
+			if got := r.recorded(); got != run+1 {
+				t.Errorf("there are %d records after run %d", got, run+1)
+			}
+			r.end(release, pb.WorkflowState_RUNNING)
+			r.eventually("tried again", r.machineIs("web-1", pb.MachineState_RELEASING))
+		}
+		r.end(release, pb.WorkflowState_SUCCEEDED)
+		r.eventually("available", r.machineIs("web-1", pb.MachineState_AVAILABLE))
+		if got := r.recorded(); got != 3 {
+			t.Errorf("there are %d records at the end, want 3", got)
+		}
+	})
+	t.Run("a record that doesn't vouch for every disk is kept, and so is the machine", func(t *testing.T) {
+		r := newRack(t)
+		r.erasure = func(m *pb.Machine, wf *pb.Workflow, operator string) (ErasureRecord, error) {
+			record, _ := r.records(m, wf, operator)
+			return record, errors.New("vdb: not verified")
+		}
+		r.ctl = r.controller()
+		r.start()
+		r.addInspected("web-1")
+		r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1"}})
+		r.eventually("workflow", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+		r.markDeleting("web")
+		r.eventually("releasing", r.instanceIs("web", pb.InstanceState_INSTANCE_RELEASING))
+		r.end(r.instance("web").Status.Workflow, pb.WorkflowState_SUCCEEDED)
+		r.eventually("failed, with a record", func() bool {
+			return r.machineIs("web-1", pb.MachineState_FAILED)() && r.machine("web-1").Status.Erasure != ""
+		})
+		if cause := r.instance("web").Status.Cause; cause != "its disks could not be shown to be wiped: vdb: not verified" {
+			t.Errorf("the cause is %q", cause)
+		}
 	})
 	t.Run("a controller that is stopped at every stage goes on where it was", func(t *testing.T) {
 		r := newRack(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -115,6 +116,9 @@ var (
 	errInterrupted = errors.New("interrupted")
 	// errReported: everything has been said already.
 	errReported = errors.New("failed")
+	// errNotErased: a record is genuine, and says that its machine isn't erased.
+	// That has been said already: exit code 3.
+	errNotErased = fmt.Errorf("not erased: %w", errReported)
 )
 
 // usageError is a command line that can't be carried out: exit code 2.
@@ -132,6 +136,8 @@ func exitCode(err error) int {
 		return 130
 	case errors.As(err, &usage):
 		return 2
+	case errors.Is(err, errNotErased):
+		return 3
 	}
 	return 1
 }

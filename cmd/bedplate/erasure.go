@@ -82,7 +82,9 @@ which is trusted has signed them, and that they say of every disk that it is
 erased and verified. What is trusted is the CA of the client's configuration, or
 the one that --ca names, or a key. A - is the standard input.
 
-The command fails if one of the records proves nothing, and says why.`,
+The command fails if one of the records proves nothing, and says why. It ends
+with 3 where all that is wrong is what genuine records say themselves: that a
+disk could not be erased. What was done to each is printed then as well.`,
 		Example: "  bedplate machine erasure verify web-1.json --ca sha256:9f0c…\n  bedplate machine erasure get --machine web-1 | bedplate machine erasure verify - --machine web-1",
 		Args:    args(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, paths []string) error {
@@ -92,12 +94,18 @@ The command fails if one of the records proves nothing, and says why.`,
 			}
 			var failed error
 			for _, path := range paths {
-				if err := a.verifyErasure(path, machine, pins); err != nil {
-					// What a forged record says goes to no terminal as it is.
-					for line := range strings.SplitSeq(err.Error(), "\n") {
-						a.report(fmt.Errorf("%s: %s", path, table.Clean(line)))
-					}
+				err := a.verifyErasure(path, machine, pins)
+				if err == nil {
+					continue
+				}
+				// What a forged record says goes to no terminal as it is.
+				for line := range strings.SplitSeq(err.Error(), "\n") {
+					a.report(fmt.Errorf("%s: %s", path, table.Clean(line)))
+				}
+				if !erasure.Authentic(err) {
 					failed = errReported
+				} else if failed == nil {
+					failed = errNotErased
 				}
 			}
 			return failed
@@ -154,19 +162,46 @@ func (a *app) verifyErasure(path, machine string, pins []erasure.Trust) error {
 			break
 		}
 	}
-	if err != nil {
+	if err != nil && !erasure.Authentic(err) {
 		return err
 	}
-	fprintf(a.stdout, "%s: machine %s (serial number %s) is erased and verified: %s, %s, asked for by %s\n", path, table.Clean(r.Machine.Name),
-		orElse(table.Clean(r.Machine.Serial), "none"), disksAt(r), r.Time.Format(time.RFC3339), table.Clean(r.Operator))
+	who := fmt.Sprintf("machine %s (serial number %s)", table.Clean(r.Machine.Name), orElse(table.Clean(r.Machine.Serial), "none"))
+	verdict := who + " is erased and verified: " + disksAt(r)
+	if err != nil {
+		verdict = "authentic, but not an erasure: " + who + ": " + disksDone(r)
+	}
+	return errors.Join(a.showErasure(path, verdict, r), err)
+}
+
+// showErasure prints a record that is genuine.
+func (a *app) showErasure(path, verdict string, r *erasure.Record) error {
+	fprintf(a.stdout, "%s: %s, %s, asked for by %s\n", path, verdict, r.Time.Format(time.RFC3339), table.Clean(r.Operator))
 	t := &table.Table{Header: []string{"  DISK", "MODEL", "SERIAL", "SIZE", "METHOD", "LEVEL", "VERIFIED"}}
 	for _, d := range r.Devices {
-		t.Add(clean("  "+d.Name, d.Model, d.Serial, table.Bytes(uint64(d.SizeBytes)), d.Method, d.Level, d.Verification.Kind+": "+d.Verification.Result)...)
+		how := d.Verification.Kind + ": " + d.Verification.Result
+		if !d.OK {
+			how = "not erased"
+		}
+		t.Add(clean("  "+d.Name, d.Model, d.Serial, table.Bytes(uint64(d.SizeBytes)), orElse(d.Method, "-"), orElse(d.Level, "-"), how)...)
 	}
 	if len(r.Devices) == 0 {
 		return nil
 	}
 	return t.Write(a.stdout)
+}
+
+// disksDone counts the disks of a record that is no proof.
+func disksDone(r *erasure.Record) string {
+	n := 0
+	for _, d := range r.Devices {
+		if d.OK {
+			n++
+		}
+	}
+	if len(r.Devices) == 0 {
+		return "no disk is on record"
+	}
+	return fmt.Sprintf("%d of %d disks on record are erased", n, len(r.Devices))
 }
 
 func disksAt(r *erasure.Record) string {

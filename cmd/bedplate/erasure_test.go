@@ -34,6 +34,23 @@ func erasedDocument(t *testing.T, s *trust.Signer) []byte {
 	return doc
 }
 
+// failedDocument is a signed record of a machine of whose disks one is dead.
+func failedDocument(t *testing.T, s *trust.Signer) []byte {
+	t.Helper()
+	r, err := erasure.Verify(erasedDocument(t, s), erasure.Trust{KeyDigest: s.KeyDigest()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &r.Devices[1]
+	d.OK, d.Error, d.Method, d.Level, d.Verification = false, "input/output error", "", "", erasure.Verification{}
+	r.OK, r.Level, r.Problems = false, "", []string{"workflow w failed: step erase", "vdb (B): not erased: input/output error"}
+	doc, err := erasure.Sign(r, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
 func TestErasure(t *testing.T) {
 	dir := t.TempDir()
 	ca, err := trust.OpenCA(dir, rand.Reader, noon)
@@ -48,6 +65,7 @@ func TestErasure(t *testing.T) {
 	doc := erasedDocument(t, s)
 	for name, content := range map[string]string{
 		"web-1.json": string(doc), "forged.json": strings.Replace(string(doc), `"serial":"B"`, `"serial":"C"`, 1), "odd.json": "{}",
+		"failed.json": string(failedDocument(t, s)),
 		"config.yaml": "server: nowhere.example\nca_digest: " + ca.Digest() + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
@@ -59,6 +77,15 @@ func TestErasure(t *testing.T) {
   vda   Disk  [31m1  A       4 GiB  discard  clear  full: zeros
   vdb   Disk  [31m1  B       4 GiB  discard  clear  full: zeros
 `
+	failed := `failed.json: authentic, but not an erasure: machine web-1 (serial number SN1): 1 of 2 disks on record are erased, 2026-01-02T15:04:05Z, asked for by alice
+  DISK  MODEL        SERIAL  SIZE   METHOD   LEVEL  VERIFIED
+  vda   Disk  [31m1  A       4 GiB  discard  clear  full: zeros
+  vdb   Disk  [31m1  B       4 GiB  -        -      not erased
+`
+	why := `[stderr]
+error: failed.json: the machine is not erased: workflow w failed: step erase
+error: failed.json: the machine is not erased: vdb (B): not erased: input/output error
+`
 	zeros := "sha256:" + strings.Repeat("0", 64)
 	for _, c := range []struct{ name, line, want string }{
 		{"by the CA's digest", "machine erasure verify web-1.json --ca " + ca.Digest(), good},
@@ -68,6 +95,9 @@ func TestErasure(t *testing.T) {
 		{"from the standard input", "machine erasure verify - --ca " + ca.Digest() + " < web-1.json", strings.Replace(good, "web-1.json", "-", 1)},
 		{"a forged one beside a good one", "machine erasure verify forged.json web-1.json --ca " + ca.Digest() + " --machine SN1",
 			good + "[stderr]\nerror: forged.json: it was changed after it was signed: /devices/1/serial\n[exit code 1]\n"},
+		{"a genuine one of a release that failed", "machine erasure verify web-1.json failed.json --ca ca.crt", good + failed + why + "[exit code 3]\n"},
+		{"a genuine one of a release that failed, of another machine", "machine erasure verify failed.json --machine web-2 --ca ca.crt",
+			"error: failed.json: it is of another machine: web-1 (UUID , serial number SN1), not web-2\n" + strings.TrimPrefix(why, "[stderr]\n") + "[exit code 1]\n"},
 		{"another machine", "machine erasure verify web-1.json --machine web-2 --ca ca.crt", "error: web-1.json: it is of another machine: web-1 (UUID , serial number SN1), not web-2\n[exit code 1]\n"},
 		{"another CA", "machine erasure verify web-1.json --ca " + zeros, "error: web-1.json: it is not signed by a key that is trusted: none of its certificates has the CA's digest " + zeros + "\n[exit code 1]\n"},
 		{"no record", "machine erasure verify odd.json --ca ca.crt", "error: odd.json: not an erasure record: record and signature are expected, and nothing else\n[exit code 1]\n"},

@@ -23,8 +23,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Erasure is the record of one machine's erasure. The server writes it when a
-// release has ended; it can be read, and neither changed nor deleted.
+// Erasure is the record of one machine's erasure, or of the try. The server
+// writes it when a release or a retirement has ended, however it ended; it can
+// be read, and neither changed nor deleted.
 type Erasure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Metadata      *Metadata              `protobuf:"bytes,1,opt,name=metadata,proto3" json:"metadata,omitempty"`
