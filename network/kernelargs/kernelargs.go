@@ -1,11 +1,11 @@
 // Package kernelargs writes a machine's network as kernel arguments, for
 // initramfs systems and for systems that have no other configuration yet.
 //
-// Dracut's form (dracut.cmdline(7)) is read by dracut's network modules,
-// by nm-initrd-generator (Fedora CoreOS, RHEL) and, but for the MTU of bonds, by
-// systemd-network-generator (Flatcar). Talos's form is the kernel's own ip= with
-// more fields (Talos reference, Kernel): it names ports enx and their hardware
-// address, and knows neither bridges nor routes.
+// Dracut's form (dracut.cmdline(7)) is read by dracut's network modules and by
+// nm-initrd-generator (Fedora CoreOS, RHEL). systemd-network-generator (Flatcar)
+// reads the same, but for a bond's options. Talos's form is the kernel's own ip=
+// with more fields (Talos reference, Kernel): it names ports enx and their
+// hardware address, and knows neither bridges nor routes.
 package kernelargs
 
 import (
@@ -30,8 +30,26 @@ func (a *args) add(format string, values ...any) {
 	a.out = append(a.out, fmt.Sprintf(format, values...))
 }
 
-// Dracut returns the arguments that dracut and those after it read.
+// Dracut returns the arguments that dracut and nm-initrd-generator read.
 func Dracut(c *network.Config) ([]string, network.Gaps) {
+	return dracut(c).finish()
+}
+
+// Systemd returns the arguments that systemd-network-generator reads: as of
+// version 252 it makes every bond with the driver's defaults.
+func Systemd(c *network.Config) ([]string, network.Gaps) {
+	a := dracut(c)
+	for _, l := range c.Links {
+		if l.Bond != nil {
+			a.gaps.Break(l.Path+".bond", "systemd-network-generator passes over a bond's options: it will be balance-rr, and not look at carrier")
+		}
+	}
+	return a.finish()
+}
+
+func (a *args) finish() ([]string, network.Gaps) { return a.out, a.gaps }
+
+func dracut(c *network.Config) *args {
 	a := &args{c: c, name: dracutName}
 	a.add("rd.neednet=1")
 	for _, l := range c.Links {
@@ -56,7 +74,7 @@ func Dracut(c *network.Config) ([]string, network.Gaps) {
 	}
 	a.dracutDNS()
 	a.common()
-	return a.out, a.gaps
+	return a
 }
 
 // vlanName are names from which dracut takes the VLAN's number (dracut.cmdline(7), vlan=).
@@ -189,7 +207,7 @@ func (a *args) dracutIP(l *network.Link) {
 func (a *args) dracutDNS() {
 	servers, search := a.c.AllDNS()
 	for _, s := range servers {
-		a.add("nameserver=%s", bracket(s))
+		a.add("nameserver=%s", s) // in brackets systemd-network-generator 252 refuses the whole command line
 	}
 	if len(search) > 0 {
 		a.gaps.Add("search_domains", "kernel arguments have no search domains")
@@ -223,7 +241,10 @@ func bracket(a netip.Addr) string {
 }
 
 func bracketPrefix(p netip.Prefix) string {
-	return fmt.Sprintf("%s/%d", bracket(p.Addr()), p.Bits())
+	if p.Addr().Is6() {
+		return "[" + p.String() + "]"
+	}
+	return p.String()
 }
 
 // mask writes an IPv4 prefix length as dotted quad, as all readers take it, and

@@ -141,7 +141,7 @@ func TestForms_Whole(t *testing.T) {
 		}, nil},
 		{"link's nameservers", func(n *pb.MachineNetwork) { n.Links[2].Nameservers = []string{"10.2.0.2"} }, nil},
 		{"link's search_domains", func(n *pb.MachineNetwork) { n.Links[2].SearchDomains = []string{"example"} }, nil},
-		{"optional", func(n *pb.MachineNetwork) { n.Links[2].Optional = true }, []string{"networkmanager", "fedora-coreos", "talos", "kernel-arguments", "talos-kernel-arguments"}}, // they don't wait for one without a carrier
+		{"optional", func(n *pb.MachineNetwork) { n.Links[2].Optional = true }, []string{"systemd-kernel-arguments", "networkmanager", "fedora-coreos", "talos", "kernel-arguments", "talos-kernel-arguments"}}, // they don't wait for one without a carrier
 		{"bond.mode", func(n *pb.MachineNetwork) { n.Links[4].Bond.Mode = "balance-xor" }, nil},
 		{"bond.miimon", func(n *pb.MachineNetwork) { n.Links[4].Bond.Miimon = "50ms" }, nil},
 		{"bond.up_delay", func(n *pb.MachineNetwork) { n.Links[4].Bond.UpDelay = "200ms" }, nil},
