@@ -54,7 +54,7 @@ func newREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		pb.RegisterMachineServiceHandler, pb.RegisterNetworkServiceHandler, pb.RegisterImageServiceHandler,
 		pb.RegisterTemplateServiceHandler, pb.RegisterWorkflowServiceHandler, pb.RegisterInstanceServiceHandler,
-		pb.RegisterTokenServiceHandler, pb.RegisterSecretServiceHandler, pb.RegisterEventServiceHandler, pb.RegisterErasureServiceHandler,
+		pb.RegisterTokenServiceHandler, pb.RegisterSecretServiceHandler, pb.RegisterEventServiceHandler, pb.RegisterErasureServiceHandler, pb.RegisterStackServiceHandler,
 		pb.RegisterSystemServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {

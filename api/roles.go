@@ -105,6 +105,16 @@ func roles() map[string]pb.Role {
 		pb.InstanceService_WatchInstances_FullMethodName:    viewer,
 		pb.InstanceService_ReinstallInstance_FullMethodName: operator,
 
+		pb.StackService_GetStack_FullMethodName:        viewer,
+		pb.StackService_ListStacks_FullMethodName:      viewer,
+		pb.StackService_CreateStack_FullMethodName:     operator,
+		pb.StackService_UpdateStack_FullMethodName:     operator,
+		pb.StackService_DeleteStack_FullMethodName:     operator,
+		pb.StackService_WatchStacks_FullMethodName:     viewer,
+		pb.StackService_PlanStack_FullMethodName:       operator,
+		pb.StackService_RetryStack_FullMethodName:      operator,
+		pb.StackService_PutStackContent_FullMethodName: operator,
+
 		// Who has access, and the names of secrets, are an admin's to know.
 		pb.TokenService_GetToken_FullMethodName:    admin,
 		pb.TokenService_ListTokens_FullMethodName:  admin,

@@ -68,6 +68,7 @@ type Config struct {
 	History   MachineHistory
 	BMCs      BMCs
 	Consoles  Consoles
+	Stacks    Stacks
 
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil: none.
@@ -142,6 +143,7 @@ func (s *Server) register(r grpc.ServiceRegistrar) {
 	pb.RegisterTokenServiceServer(r, s.tokenAPI)
 	pb.RegisterSecretServiceServer(r, newSecretAPI(s))
 	pb.RegisterEventServiceServer(r, newEventAPI(s))
+	pb.RegisterStackServiceServer(r, newStackAPI(s))
 	pb.RegisterErasureServiceServer(r, newErasureAPI(s))
 	pb.RegisterSystemServiceServer(r, &systemAPI{version: s.cfg.Version, started: s.cfg.DB.Now()})
 }

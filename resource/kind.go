@@ -42,6 +42,7 @@ func Kinds() []Kind {
 		{"Rule", "rules", "rule", (*pb.Rule)(nil)},
 		{"Machine", "machines", "machine", (*pb.Machine)(nil)},
 		{"Instance", "instances", "instance", (*pb.Instance)(nil)},
+		{"Stack", "stacks", "stack", (*pb.Stack)(nil)},
 		{"Workflow", "workflows", "workflow", (*pb.Workflow)(nil)},
 		{"Job", "jobs", "job", (*pb.Job)(nil)},
 		{"Erasure", "erasures", "erasure", (*pb.Erasure)(nil)},

@@ -189,6 +189,8 @@ func checkSpec(obj Object, errs *FieldErrors) {
 		checkInstance(o.GetSpec(), errs)
 	case *pb.Pool:
 		checkPool(o.GetSpec(), errs)
+	case *pb.Stack:
+		checkStack(o.GetSpec(), errs)
 	case *pb.Rule:
 		checkRule(o.GetSpec(), errs)
 	case *pb.Job:

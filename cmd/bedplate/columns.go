@@ -65,6 +65,8 @@ func (a *app) kindColumns(kind resource.Kind) (narrow, wide []column) {
 		return poolColumns()
 	case "Rule":
 		return ruleColumns()
+	case "Stack":
+		return a.stackColumns()
 	case "Job":
 		return a.jobColumns()
 	case "Erasure":

@@ -54,7 +54,7 @@ with which token, is in ~/.config/bedplate/config.yaml, in the environment
 		}
 	}
 	add(groupWork, newApplyCommand(a), newImportListCommand(a), newGetCommand(a), newListCommand(a), newDescribeCommand(a), newDeleteCommand(a), newWatchCommand(a))
-	add(groupKinds, newMachineCommand(a), newWorkflowCommand(a), newTemplateCommand(a), newInstanceCommand(a), newImageCommand(a),
+	add(groupKinds, newMachineCommand(a), newWorkflowCommand(a), newTemplateCommand(a), newInstanceCommand(a), newStackCommand(a), newImageCommand(a),
 		newNetworkCommand(a), newPoolCommand(a), newRuleCommand(a), newJobCommand(a), newBMCCommand(a), newTokenCommand(a), newSecretCommand(a), newEventCommand(a))
 	root.SetHelpCommandGroupID(groupServer)
 	root.SetCompletionCommandGroupID(groupServer)

@@ -92,6 +92,10 @@ var allowed = map[string][]string{
 	"lifecycle": {"machine", "resource", "store", "proto", "discovery", "inspection"},
 	"api":       {"resource", "store", "proto", "machine", "trust", "event"},
 
+	// Layers on a cluster. Its parts below it know nothing of the store.
+	"stack":         {"proto", "resource", "store", "workflow/expression"},
+	"stack/catalog": {"proto"},
+
 	// The lab: a board is the state, redfish and ipmi are views of it.
 	"lab":         {"machine", "proto"},
 	"lab/board":   {},

@@ -12,6 +12,8 @@ import (
 	"github.com/bedplate/bedplate/layout"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/stack/catalog"
+	"github.com/bedplate/bedplate/stack/layer"
 	"github.com/bedplate/bedplate/workflow/expression"
 	"github.com/bedplate/bedplate/workflow/plan"
 )
@@ -33,6 +35,11 @@ func problems(name, text string) []string {
 			err = expression.Check(o.GetSpec())
 		case *pb.Rule:
 			err = expression.CheckRule(o.GetSpec())
+		case *pb.Stack:
+			var c *catalog.Catalog
+			if c, err = catalog.Builtin(); err == nil {
+				_, err = layer.Resolve(o.GetSpec(), c)
+			}
 		case *pb.Instance:
 			if s := o.GetSpec().GetSelector(); s != "" {
 				err = expression.CheckSelector(s)
@@ -45,6 +52,13 @@ func problems(name, text string) []string {
 			}
 		}
 		var found plan.Problems
+		var fields *resource.FieldErrors
+		if errors.As(err, &fields) {
+			for _, f := range fields.Errors {
+				out = append(out, item.At(f))
+			}
+			err = nil
+		}
 		if errors.As(err, &found) {
 			for _, p := range found {
 				out = append(out, item.At(resource.FieldError{Path: p.Field, Message: p.Message}))

@@ -75,10 +75,7 @@ var templateEnv = sync.OnceValues(func() (*cel.Env, error) {
 
 func templateOptions() []cel.EnvOption {
 	stringMap := cel.MapType(cel.StringType, cel.StringType)
-	return []cel.EnvOption{
-		ext.Strings(), ext.Encoders(), ext.Lists(ext.ListsVersion(2)),
-		cel.Function("parseJSON", cel.Overload("parse_json_string", []*cel.Type{cel.StringType}, cel.DynType, cel.UnaryBinding(parseJSON))),
-		cel.Function("toJSON", cel.Overload("to_json_dyn", []*cel.Type{cel.DynType}, cel.StringType, cel.UnaryBinding(toJSON))),
+	return append(functions(),
 		cel.Variable("inputs", cel.ObjectType(typeInputs)),
 		cel.Variable("steps", cel.ObjectType(typeSteps)),
 		cel.Variable("machine", cel.ObjectType(typeMachine)),
@@ -87,6 +84,15 @@ func templateOptions() []cel.EnvOption {
 		cel.Variable("images", cel.MapType(cel.StringType, cel.ObjectType(typeImage))),
 		cel.Variable("secrets", cel.MapType(cel.StringType, stringMap)),
 		cel.Variable("failure", cel.ObjectType(typeFailure)),
+	)
+}
+
+// functions are those beside CEL's own that texts are put together with.
+func functions() []cel.EnvOption {
+	return []cel.EnvOption{
+		ext.Strings(), ext.Encoders(), ext.Lists(ext.ListsVersion(2)),
+		cel.Function("parseJSON", cel.Overload("parse_json_string", []*cel.Type{cel.StringType}, cel.DynType, cel.UnaryBinding(parseJSON))),
+		cel.Function("toJSON", cel.Overload("to_json_dyn", []*cel.Type{cel.DynType}, cel.StringType, cel.UnaryBinding(toJSON))),
 	}
 }
 

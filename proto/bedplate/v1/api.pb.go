@@ -7318,6 +7318,845 @@ func (x *WatchPoolsResponse) GetResourceVersion() int64 {
 	return 0
 }
 
+type GetStackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStackRequest) Reset() {
+	*x = GetStackRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[125]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStackRequest) ProtoMessage() {}
+
+func (x *GetStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[125]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStackRequest.ProtoReflect.Descriptor instead.
+func (*GetStackRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{125}
+}
+
+func (x *GetStackRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListStacksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1000; 0: 100.
+	PageSize  int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Such as `rack=r1,role!=worker,zone`.
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStacksRequest) Reset() {
+	*x = ListStacksRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[126]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStacksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStacksRequest) ProtoMessage() {}
+
+func (x *ListStacksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[126]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStacksRequest.ProtoReflect.Descriptor instead.
+func (*ListStacksRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{126}
+}
+
+func (x *ListStacksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListStacksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListStacksRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+type ListStacksResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stacks []*Stack               `protobuf:"bytes,1,rep,name=stacks,proto3" json:"stacks,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Revision that the page was read at; a watch can start from it.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ListStacksResponse) Reset() {
+	*x = ListStacksResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[127]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStacksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStacksResponse) ProtoMessage() {}
+
+func (x *ListStacksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[127]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStacksResponse.ProtoReflect.Descriptor instead.
+func (*ListStacksResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{127}
+}
+
+func (x *ListStacksResponse) GetStacks() []*Stack {
+	if x != nil {
+		return x.Stacks
+	}
+	return nil
+}
+
+func (x *ListStacksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListStacksResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type CreateStackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Stack *Stack                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	// Check, but change nothing.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Makes the call idempotent for an hour: a second call with the same one returns the first one's result.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateStackRequest) Reset() {
+	*x = CreateStackRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[128]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateStackRequest) ProtoMessage() {}
+
+func (x *CreateStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[128]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateStackRequest.ProtoReflect.Descriptor instead.
+func (*CreateStackRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{128}
+}
+
+func (x *CreateStackRequest) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+func (x *CreateStackRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CreateStackRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdateStackRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stack  *Stack                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	DryRun bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Create it if it isn't there.
+	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateStackRequest) Reset() {
+	*x = UpdateStackRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[129]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateStackRequest) ProtoMessage() {}
+
+func (x *UpdateStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[129]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateStackRequest.ProtoReflect.Descriptor instead.
+func (*UpdateStackRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{129}
+}
+
+func (x *UpdateStackRequest) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+func (x *UpdateStackRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *UpdateStackRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeleteStackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Delete only if this is still its version; 0: whatever is there.
+	ResourceVersion int64 `protobuf:"varint,2,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DeleteStackRequest) Reset() {
+	*x = DeleteStackRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[130]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteStackRequest) ProtoMessage() {}
+
+func (x *DeleteStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[130]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteStackRequest.ProtoReflect.Descriptor instead.
+func (*DeleteStackRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{130}
+}
+
+func (x *DeleteStackRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteStackRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchStacksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One resource by name; empty: all.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,2,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	// Changes after this revision; 0: first what is there.
+	ResourceVersion int64 `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchStacksRequest) Reset() {
+	*x = WatchStacksRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[131]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchStacksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchStacksRequest) ProtoMessage() {}
+
+func (x *WatchStacksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[131]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchStacksRequest.ProtoReflect.Descriptor instead.
+func (*WatchStacksRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{131}
+}
+
+func (x *WatchStacksRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WatchStacksRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *WatchStacksRequest) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type WatchStacksResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Type            ChangeType             `protobuf:"varint,1,opt,name=type,proto3,enum=bedplate.v1.ChangeType" json:"type,omitempty"`
+	Stack           *Stack                 `protobuf:"bytes,2,opt,name=stack,proto3" json:"stack,omitempty"`
+	ResourceVersion int64                  `protobuf:"varint,3,opt,name=resource_version,json=resourceVersion,proto3" json:"resource_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *WatchStacksResponse) Reset() {
+	*x = WatchStacksResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[132]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchStacksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchStacksResponse) ProtoMessage() {}
+
+func (x *WatchStacksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[132]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchStacksResponse.ProtoReflect.Descriptor instead.
+func (*WatchStacksResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{132}
+}
+
+func (x *WatchStacksResponse) GetType() ChangeType {
+	if x != nil {
+		return x.Type
+	}
+	return ChangeType_CHANGE_TYPE_UNSPECIFIED
+}
+
+func (x *WatchStacksResponse) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+func (x *WatchStacksResponse) GetResourceVersion() int64 {
+	if x != nil {
+		return x.ResourceVersion
+	}
+	return 0
+}
+
+type PlanStackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stack         *Stack                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanStackRequest) Reset() {
+	*x = PlanStackRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[133]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanStackRequest) ProtoMessage() {}
+
+func (x *PlanStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[133]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanStackRequest.ProtoReflect.Descriptor instead.
+func (*PlanStackRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{133}
+}
+
+func (x *PlanStackRequest) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+type PlanStackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Layers        []*StackLayerPlan      `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanStackResponse) Reset() {
+	*x = PlanStackResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[134]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanStackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanStackResponse) ProtoMessage() {}
+
+func (x *PlanStackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[134]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanStackResponse.ProtoReflect.Descriptor instead.
+func (*PlanStackResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{134}
+}
+
+func (x *PlanStackResponse) GetLayers() []*StackLayerPlan {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+// StackLayerPlan is what would become of one layer.
+type StackLayerPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// create, update, unchanged, remove, skip, or error.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Why it can't be said, or why not.
+	Message       string             `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Objects       []*StackObjectPlan `protobuf:"bytes,4,rep,name=objects,proto3" json:"objects,omitempty"`
+	Version       string             `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackLayerPlan) Reset() {
+	*x = StackLayerPlan{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[135]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackLayerPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackLayerPlan) ProtoMessage() {}
+
+func (x *StackLayerPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[135]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackLayerPlan.ProtoReflect.Descriptor instead.
+func (*StackLayerPlan) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{135}
+}
+
+func (x *StackLayerPlan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StackLayerPlan) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *StackLayerPlan) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *StackLayerPlan) GetObjects() []*StackObjectPlan {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *StackLayerPlan) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// StackObjectPlan is what would become of one object.
+type StackObjectPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as apps/v1 Deployment kube-system/cilium-operator.
+	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// create, update, adopt, delete, or unknown: its kind comes with a layer below.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// What would change, by its lines, in YAML. Values of Secrets are left out.
+	Diff          string `protobuf:"bytes,3,opt,name=diff,proto3" json:"diff,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackObjectPlan) Reset() {
+	*x = StackObjectPlan{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[136]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackObjectPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackObjectPlan) ProtoMessage() {}
+
+func (x *StackObjectPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[136]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackObjectPlan.ProtoReflect.Descriptor instead.
+func (*StackObjectPlan) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{136}
+}
+
+func (x *StackObjectPlan) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *StackObjectPlan) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *StackObjectPlan) GetDiff() string {
+	if x != nil {
+		return x.Diff
+	}
+	return ""
+}
+
+type RetryStackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryStackRequest) Reset() {
+	*x = RetryStackRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[137]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryStackRequest) ProtoMessage() {}
+
+func (x *RetryStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[137]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryStackRequest.ProtoReflect.Descriptor instead.
+func (*RetryStackRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{137}
+}
+
+func (x *RetryStackRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type PutStackContentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1 MiB at a time.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutStackContentRequest) Reset() {
+	*x = PutStackContentRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[138]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutStackContentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutStackContentRequest) ProtoMessage() {}
+
+func (x *PutStackContentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[138]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutStackContentRequest.ProtoReflect.Descriptor instead.
+func (*PutStackContentRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{138}
+}
+
+func (x *PutStackContentRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PutStackContentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as sha256:….
+	Digest        string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	SizeBytes     int64  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutStackContentResponse) Reset() {
+	*x = PutStackContentResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[139]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutStackContentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutStackContentResponse) ProtoMessage() {}
+
+func (x *PutStackContentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[139]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutStackContentResponse.ProtoReflect.Descriptor instead.
+func (*PutStackContentResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{139}
+}
+
+func (x *PutStackContentResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *PutStackContentResponse) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 type GetRuleRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -7327,7 +8166,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[125]
+	mi := &file_bedplate_v1_api_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7339,7 +8178,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[125]
+	mi := &file_bedplate_v1_api_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7352,7 +8191,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{125}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *GetRuleRequest) GetName() string {
@@ -7375,7 +8214,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[126]
+	mi := &file_bedplate_v1_api_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7387,7 +8226,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[126]
+	mi := &file_bedplate_v1_api_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7400,7 +8239,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{126}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *ListRulesRequest) GetPageSize() int32 {
@@ -7437,7 +8276,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[127]
+	mi := &file_bedplate_v1_api_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7449,7 +8288,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[127]
+	mi := &file_bedplate_v1_api_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7462,7 +8301,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{127}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *ListRulesResponse) GetRules() []*Rule {
@@ -7499,7 +8338,7 @@ type CreateRuleRequest struct {
 
 func (x *CreateRuleRequest) Reset() {
 	*x = CreateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[128]
+	mi := &file_bedplate_v1_api_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7511,7 +8350,7 @@ func (x *CreateRuleRequest) String() string {
 func (*CreateRuleRequest) ProtoMessage() {}
 
 func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[128]
+	mi := &file_bedplate_v1_api_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7524,7 +8363,7 @@ func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{128}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *CreateRuleRequest) GetRule() *Rule {
@@ -7560,7 +8399,7 @@ type UpdateRuleRequest struct {
 
 func (x *UpdateRuleRequest) Reset() {
 	*x = UpdateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[129]
+	mi := &file_bedplate_v1_api_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7572,7 +8411,7 @@ func (x *UpdateRuleRequest) String() string {
 func (*UpdateRuleRequest) ProtoMessage() {}
 
 func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[129]
+	mi := &file_bedplate_v1_api_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7585,7 +8424,7 @@ func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{129}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *UpdateRuleRequest) GetRule() *Rule {
@@ -7620,7 +8459,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[130]
+	mi := &file_bedplate_v1_api_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7632,7 +8471,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[130]
+	mi := &file_bedplate_v1_api_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7645,7 +8484,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{130}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *DeleteRuleRequest) GetName() string {
@@ -7675,7 +8514,7 @@ type WatchRulesRequest struct {
 
 func (x *WatchRulesRequest) Reset() {
 	*x = WatchRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[131]
+	mi := &file_bedplate_v1_api_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7687,7 +8526,7 @@ func (x *WatchRulesRequest) String() string {
 func (*WatchRulesRequest) ProtoMessage() {}
 
 func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[131]
+	mi := &file_bedplate_v1_api_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7700,7 +8539,7 @@ func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{131}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *WatchRulesRequest) GetName() string {
@@ -7735,7 +8574,7 @@ type WatchRulesResponse struct {
 
 func (x *WatchRulesResponse) Reset() {
 	*x = WatchRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[132]
+	mi := &file_bedplate_v1_api_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7747,7 +8586,7 @@ func (x *WatchRulesResponse) String() string {
 func (*WatchRulesResponse) ProtoMessage() {}
 
 func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[132]
+	mi := &file_bedplate_v1_api_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7760,7 +8599,7 @@ func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{132}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *WatchRulesResponse) GetType() ChangeType {
@@ -7793,7 +8632,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[133]
+	mi := &file_bedplate_v1_api_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7805,7 +8644,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[133]
+	mi := &file_bedplate_v1_api_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7818,7 +8657,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{133}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -7841,7 +8680,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[134]
+	mi := &file_bedplate_v1_api_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7853,7 +8692,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[134]
+	mi := &file_bedplate_v1_api_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7866,7 +8705,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{134}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *ListJobsRequest) GetPageSize() int32 {
@@ -7903,7 +8742,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[135]
+	mi := &file_bedplate_v1_api_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7915,7 +8754,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[135]
+	mi := &file_bedplate_v1_api_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7928,7 +8767,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{135}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -7965,7 +8804,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[136]
+	mi := &file_bedplate_v1_api_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7977,7 +8816,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[136]
+	mi := &file_bedplate_v1_api_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7990,7 +8829,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{136}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -8026,7 +8865,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[137]
+	mi := &file_bedplate_v1_api_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8038,7 +8877,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[137]
+	mi := &file_bedplate_v1_api_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8051,7 +8890,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{137}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *UpdateJobRequest) GetJob() *Job {
@@ -8086,7 +8925,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[138]
+	mi := &file_bedplate_v1_api_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8098,7 +8937,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[138]
+	mi := &file_bedplate_v1_api_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8111,7 +8950,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{138}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -8141,7 +8980,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[139]
+	mi := &file_bedplate_v1_api_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8153,7 +8992,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[139]
+	mi := &file_bedplate_v1_api_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8166,7 +9005,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{139}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *WatchJobsRequest) GetName() string {
@@ -8201,7 +9040,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[140]
+	mi := &file_bedplate_v1_api_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8213,7 +9052,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[140]
+	mi := &file_bedplate_v1_api_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8226,7 +9065,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{140}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *WatchJobsResponse) GetType() ChangeType {
@@ -8261,7 +9100,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[141]
+	mi := &file_bedplate_v1_api_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8273,7 +9112,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[141]
+	mi := &file_bedplate_v1_api_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8286,7 +9125,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{141}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -8316,7 +9155,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[142]
+	mi := &file_bedplate_v1_api_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8328,7 +9167,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[142]
+	mi := &file_bedplate_v1_api_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8341,7 +9180,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{142}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -8382,7 +9221,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[143]
+	mi := &file_bedplate_v1_api_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8394,7 +9233,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[143]
+	mi := &file_bedplate_v1_api_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8407,7 +9246,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{143}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -8434,7 +9273,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[144]
+	mi := &file_bedplate_v1_api_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8446,7 +9285,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[144]
+	mi := &file_bedplate_v1_api_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8459,7 +9298,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{144}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -8485,7 +9324,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[145]
+	mi := &file_bedplate_v1_api_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8497,7 +9336,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[145]
+	mi := &file_bedplate_v1_api_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8510,7 +9349,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{145}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -8528,7 +9367,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[146]
+	mi := &file_bedplate_v1_api_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8540,7 +9379,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[146]
+	mi := &file_bedplate_v1_api_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8553,7 +9392,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{146}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{161}
 }
 
 type GetServerInfoResponse struct {
@@ -8569,7 +9408,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[147]
+	mi := &file_bedplate_v1_api_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8581,7 +9420,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[147]
+	mi := &file_bedplate_v1_api_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8594,7 +9433,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{147}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -8629,7 +9468,7 @@ var File_bedplate_v1_api_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
-	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x15bedplate/v1/bmc.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
+	"\x15bedplate/v1/api.proto\x12\vbedplate.v1\x1a\x18bedplate/v1/access.proto\x1a\x15bedplate/v1/bmc.proto\x1a\x19bedplate/v1/history.proto\x1a\x17bedplate/v1/image.proto\x1a\x1abedplate/v1/instance.proto\x1a\x15bedplate/v1/job.proto\x1a\x19bedplate/v1/machine.proto\x1a\x16bedplate/v1/meta.proto\x1a\x19bedplate/v1/network.proto\x1a\x16bedplate/v1/pool.proto\x1a\x16bedplate/v1/rule.proto\x1a\x17bedplate/v1/stack.proto\x1a\x1abedplate/v1/workflow.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\x1dListMachineInventoriesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12\x1b\n" +
@@ -9096,7 +9935,60 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x12WatchPoolsResponse\x12+\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x17.bedplate.v1.ChangeTypeR\x04type\x12%\n" +
 	"\x04pool\x18\x02 \x01(\v2\x11.bedplate.v1.PoolR\x04pool\x12)\n" +
-	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"$\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"%\n" +
+	"\x0fGetStackRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"v\n" +
+	"\x11ListStacksRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\"\x93\x01\n" +
+	"\x12ListStacksResponse\x12*\n" +
+	"\x06stacks\x18\x01 \x03(\v2\x12.bedplate.v1.StackR\x06stacks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"v\n" +
+	"\x12CreateStackRequest\x12(\n" +
+	"\x05stack\x18\x01 \x01(\v2\x12.bedplate.v1.StackR\x05stack\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"|\n" +
+	"\x12UpdateStackRequest\x12(\n" +
+	"\x05stack\x18\x01 \x01(\v2\x12.bedplate.v1.StackR\x05stack\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"S\n" +
+	"\x12DeleteStackRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10resource_version\x18\x02 \x01(\x03R\x0fresourceVersion\"z\n" +
+	"\x12WatchStacksRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x02 \x01(\tR\rlabelSelector\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"\x97\x01\n" +
+	"\x13WatchStacksResponse\x12+\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x17.bedplate.v1.ChangeTypeR\x04type\x12(\n" +
+	"\x05stack\x18\x02 \x01(\v2\x12.bedplate.v1.StackR\x05stack\x12)\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"<\n" +
+	"\x10PlanStackRequest\x12(\n" +
+	"\x05stack\x18\x01 \x01(\v2\x12.bedplate.v1.StackR\x05stack\"H\n" +
+	"\x11PlanStackResponse\x123\n" +
+	"\x06layers\x18\x01 \x03(\v2\x1b.bedplate.v1.StackLayerPlanR\x06layers\"\xa8\x01\n" +
+	"\x0eStackLayerPlan\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x126\n" +
+	"\aobjects\x18\x04 \x03(\v2\x1c.bedplate.v1.StackObjectPlanR\aobjects\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"U\n" +
+	"\x0fStackObjectPlan\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x12\n" +
+	"\x04diff\x18\x03 \x01(\tR\x04diff\"'\n" +
+	"\x11RetryStackRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\",\n" +
+	"\x16PutStackContentRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"P\n" +
+	"\x17PutStackContentResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"$\n" +
 	"\x0eGetRuleRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"u\n" +
 	"\x10ListRulesRequest\x12\x1b\n" +
@@ -9284,7 +10176,21 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\n" +
 	"DeletePool\x12\x1e.bedplate.v1.DeletePoolRequest\x1a\x16.google.protobuf.Empty\"\x18\x82\xd3\xe4\x93\x02\x12*\x10/v1/pools/{name}\x12h\n" +
 	"\n" +
-	"WatchPools\x12\x1e.bedplate.v1.WatchPoolsRequest\x1a\x1f.bedplate.v1.WatchPoolsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/pools:watch0\x012\xd4\x04\n" +
+	"WatchPools\x12\x1e.bedplate.v1.WatchPoolsRequest\x1a\x1f.bedplate.v1.WatchPoolsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/pools:watch0\x012\x9d\a\n" +
+	"\fStackService\x12W\n" +
+	"\bGetStack\x12\x1c.bedplate.v1.GetStackRequest\x1a\x12.bedplate.v1.Stack\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/stacks/{name}\x12a\n" +
+	"\n" +
+	"ListStacks\x12\x1e.bedplate.v1.ListStacksRequest\x1a\x1f.bedplate.v1.ListStacksResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/stacks\x12]\n" +
+	"\vCreateStack\x12\x1f.bedplate.v1.CreateStackRequest\x1a\x12.bedplate.v1.Stack\"\x19\x82\xd3\xe4\x93\x02\x13:\x05stack\"\n" +
+	"/v1/stacks\x12s\n" +
+	"\vUpdateStack\x12\x1f.bedplate.v1.UpdateStackRequest\x1a\x12.bedplate.v1.Stack\"/\x82\xd3\xe4\x93\x02):\x05stack\x1a /v1/stacks/{stack.metadata.name}\x12a\n" +
+	"\vDeleteStack\x12\x1f.bedplate.v1.DeleteStackRequest\x1a\x16.google.protobuf.Empty\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/stacks/{name}\x12l\n" +
+	"\vWatchStacks\x12\x1f.bedplate.v1.WatchStacksRequest\x1a .bedplate.v1.WatchStacksResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/stacks:watch0\x01\x12f\n" +
+	"\tPlanStack\x12\x1d.bedplate.v1.PlanStackRequest\x1a\x1e.bedplate.v1.PlanStackResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/stacks:plan\x12d\n" +
+	"\n" +
+	"RetryStack\x12\x1e.bedplate.v1.RetryStackRequest\x1a\x12.bedplate.v1.Stack\"\"\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/stacks/{name}:retry\x12^\n" +
+	"\x0fPutStackContent\x12#.bedplate.v1.PutStackContentRequest\x1a$.bedplate.v1.PutStackContentResponse(\x012\xd4\x04\n" +
 	"\vRuleService\x12S\n" +
 	"\aGetRule\x12\x1b.bedplate.v1.GetRuleRequest\x1a\x11.bedplate.v1.Rule\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/rules/{name}\x12]\n" +
 	"\tListRules\x12\x1d.bedplate.v1.ListRulesRequest\x1a\x1e.bedplate.v1.ListRulesResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/rules\x12X\n" +
@@ -9327,7 +10233,7 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 148)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 163)
 var file_bedplate_v1_api_proto_goTypes = []any{
 	(*ListMachineInventoriesRequest)(nil),  // 0: bedplate.v1.ListMachineInventoriesRequest
 	(*ListMachineInventoriesResponse)(nil), // 1: bedplate.v1.ListMachineInventoriesResponse
@@ -9454,353 +10360,395 @@ var file_bedplate_v1_api_proto_goTypes = []any{
 	(*DeletePoolRequest)(nil),              // 122: bedplate.v1.DeletePoolRequest
 	(*WatchPoolsRequest)(nil),              // 123: bedplate.v1.WatchPoolsRequest
 	(*WatchPoolsResponse)(nil),             // 124: bedplate.v1.WatchPoolsResponse
-	(*GetRuleRequest)(nil),                 // 125: bedplate.v1.GetRuleRequest
-	(*ListRulesRequest)(nil),               // 126: bedplate.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),              // 127: bedplate.v1.ListRulesResponse
-	(*CreateRuleRequest)(nil),              // 128: bedplate.v1.CreateRuleRequest
-	(*UpdateRuleRequest)(nil),              // 129: bedplate.v1.UpdateRuleRequest
-	(*DeleteRuleRequest)(nil),              // 130: bedplate.v1.DeleteRuleRequest
-	(*WatchRulesRequest)(nil),              // 131: bedplate.v1.WatchRulesRequest
-	(*WatchRulesResponse)(nil),             // 132: bedplate.v1.WatchRulesResponse
-	(*GetJobRequest)(nil),                  // 133: bedplate.v1.GetJobRequest
-	(*ListJobsRequest)(nil),                // 134: bedplate.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),               // 135: bedplate.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),               // 136: bedplate.v1.CreateJobRequest
-	(*UpdateJobRequest)(nil),               // 137: bedplate.v1.UpdateJobRequest
-	(*DeleteJobRequest)(nil),               // 138: bedplate.v1.DeleteJobRequest
-	(*WatchJobsRequest)(nil),               // 139: bedplate.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),              // 140: bedplate.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),               // 141: bedplate.v1.CancelJobRequest
-	(*ListEventsRequest)(nil),              // 142: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),             // 143: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),             // 144: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),            // 145: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),           // 146: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),          // 147: bedplate.v1.GetServerInfoResponse
-	(*InventoryRecord)(nil),                // 148: bedplate.v1.InventoryRecord
-	(*Difference)(nil),                     // 149: bedplate.v1.Difference
-	(*TestRun)(nil),                        // 150: bedplate.v1.TestRun
-	(*durationpb.Duration)(nil),            // 151: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 152: google.protobuf.Timestamp
-	(*Machine)(nil),                        // 153: bedplate.v1.Machine
-	(ChangeType)(0),                        // 154: bedplate.v1.ChangeType
-	(*Sighting)(nil),                       // 155: bedplate.v1.Sighting
-	(*Phase)(nil),                          // 156: bedplate.v1.Phase
-	(*BMCStatus)(nil),                      // 157: bedplate.v1.BMCStatus
-	(*Sensor)(nil),                         // 158: bedplate.v1.Sensor
-	(*BMCLogEntry)(nil),                    // 159: bedplate.v1.BMCLogEntry
-	(*FirmwareComponent)(nil),              // 160: bedplate.v1.FirmwareComponent
-	(*BIOSSetting)(nil),                    // 161: bedplate.v1.BIOSSetting
-	(*BMCUser)(nil),                        // 162: bedplate.v1.BMCUser
-	(*FoundBMC)(nil),                       // 163: bedplate.v1.FoundBMC
-	(*Network)(nil),                        // 164: bedplate.v1.Network
-	(*Image)(nil),                          // 165: bedplate.v1.Image
-	(*Template)(nil),                       // 166: bedplate.v1.Template
-	(*Workflow)(nil),                       // 167: bedplate.v1.Workflow
-	(*LogLine)(nil),                        // 168: bedplate.v1.LogLine
-	(*Progress)(nil),                       // 169: bedplate.v1.Progress
-	(*Instance)(nil),                       // 170: bedplate.v1.Instance
-	(*Token)(nil),                          // 171: bedplate.v1.Token
-	(*Secret)(nil),                         // 172: bedplate.v1.Secret
-	(*Pool)(nil),                           // 173: bedplate.v1.Pool
-	(*Rule)(nil),                           // 174: bedplate.v1.Rule
-	(*Job)(nil),                            // 175: bedplate.v1.Job
-	(*Event)(nil),                          // 176: bedplate.v1.Event
-	(Role)(0),                              // 177: bedplate.v1.Role
-	(*emptypb.Empty)(nil),                  // 178: google.protobuf.Empty
+	(*GetStackRequest)(nil),                // 125: bedplate.v1.GetStackRequest
+	(*ListStacksRequest)(nil),              // 126: bedplate.v1.ListStacksRequest
+	(*ListStacksResponse)(nil),             // 127: bedplate.v1.ListStacksResponse
+	(*CreateStackRequest)(nil),             // 128: bedplate.v1.CreateStackRequest
+	(*UpdateStackRequest)(nil),             // 129: bedplate.v1.UpdateStackRequest
+	(*DeleteStackRequest)(nil),             // 130: bedplate.v1.DeleteStackRequest
+	(*WatchStacksRequest)(nil),             // 131: bedplate.v1.WatchStacksRequest
+	(*WatchStacksResponse)(nil),            // 132: bedplate.v1.WatchStacksResponse
+	(*PlanStackRequest)(nil),               // 133: bedplate.v1.PlanStackRequest
+	(*PlanStackResponse)(nil),              // 134: bedplate.v1.PlanStackResponse
+	(*StackLayerPlan)(nil),                 // 135: bedplate.v1.StackLayerPlan
+	(*StackObjectPlan)(nil),                // 136: bedplate.v1.StackObjectPlan
+	(*RetryStackRequest)(nil),              // 137: bedplate.v1.RetryStackRequest
+	(*PutStackContentRequest)(nil),         // 138: bedplate.v1.PutStackContentRequest
+	(*PutStackContentResponse)(nil),        // 139: bedplate.v1.PutStackContentResponse
+	(*GetRuleRequest)(nil),                 // 140: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),               // 141: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),              // 142: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),              // 143: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),              // 144: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),              // 145: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),              // 146: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),             // 147: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),                  // 148: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),                // 149: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),               // 150: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),               // 151: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),               // 152: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),               // 153: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),               // 154: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),              // 155: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),               // 156: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),              // 157: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),             // 158: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),             // 159: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),            // 160: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),           // 161: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),          // 162: bedplate.v1.GetServerInfoResponse
+	(*InventoryRecord)(nil),                // 163: bedplate.v1.InventoryRecord
+	(*Difference)(nil),                     // 164: bedplate.v1.Difference
+	(*TestRun)(nil),                        // 165: bedplate.v1.TestRun
+	(*durationpb.Duration)(nil),            // 166: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 167: google.protobuf.Timestamp
+	(*Machine)(nil),                        // 168: bedplate.v1.Machine
+	(ChangeType)(0),                        // 169: bedplate.v1.ChangeType
+	(*Sighting)(nil),                       // 170: bedplate.v1.Sighting
+	(*Phase)(nil),                          // 171: bedplate.v1.Phase
+	(*BMCStatus)(nil),                      // 172: bedplate.v1.BMCStatus
+	(*Sensor)(nil),                         // 173: bedplate.v1.Sensor
+	(*BMCLogEntry)(nil),                    // 174: bedplate.v1.BMCLogEntry
+	(*FirmwareComponent)(nil),              // 175: bedplate.v1.FirmwareComponent
+	(*BIOSSetting)(nil),                    // 176: bedplate.v1.BIOSSetting
+	(*BMCUser)(nil),                        // 177: bedplate.v1.BMCUser
+	(*FoundBMC)(nil),                       // 178: bedplate.v1.FoundBMC
+	(*Network)(nil),                        // 179: bedplate.v1.Network
+	(*Image)(nil),                          // 180: bedplate.v1.Image
+	(*Template)(nil),                       // 181: bedplate.v1.Template
+	(*Workflow)(nil),                       // 182: bedplate.v1.Workflow
+	(*LogLine)(nil),                        // 183: bedplate.v1.LogLine
+	(*Progress)(nil),                       // 184: bedplate.v1.Progress
+	(*Instance)(nil),                       // 185: bedplate.v1.Instance
+	(*Token)(nil),                          // 186: bedplate.v1.Token
+	(*Secret)(nil),                         // 187: bedplate.v1.Secret
+	(*Pool)(nil),                           // 188: bedplate.v1.Pool
+	(*Stack)(nil),                          // 189: bedplate.v1.Stack
+	(*Rule)(nil),                           // 190: bedplate.v1.Rule
+	(*Job)(nil),                            // 191: bedplate.v1.Job
+	(*Event)(nil),                          // 192: bedplate.v1.Event
+	(Role)(0),                              // 193: bedplate.v1.Role
+	(*emptypb.Empty)(nil),                  // 194: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	148, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
-	148, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
-	148, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
-	149, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
-	150, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
-	151, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
+	163, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
+	163, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
+	163, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
+	164, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
+	165, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
+	166, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
 	8,   // 6: bedplate.v1.MakeMachineMediumResponse.medium:type_name -> bedplate.v1.MachineMedium
-	152, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
-	153, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	153, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	153, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	154, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	153, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	153, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	152, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	152, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	155, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	153, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	155, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	156, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	157, // 20: bedplate.v1.GetMachineBMCResponse.status:type_name -> bedplate.v1.BMCStatus
-	158, // 21: bedplate.v1.ListMachineSensorsResponse.sensors:type_name -> bedplate.v1.Sensor
-	159, // 22: bedplate.v1.ListMachineEventLogResponse.entries:type_name -> bedplate.v1.BMCLogEntry
-	160, // 23: bedplate.v1.ListMachineFirmwareResponse.components:type_name -> bedplate.v1.FirmwareComponent
-	161, // 24: bedplate.v1.ListMachineBIOSResponse.settings:type_name -> bedplate.v1.BIOSSetting
-	162, // 25: bedplate.v1.ListMachineBMCUsersResponse.users:type_name -> bedplate.v1.BMCUser
-	163, // 26: bedplate.v1.ScanBMCsResponse.found:type_name -> bedplate.v1.FoundBMC
+	167, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
+	168, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	168, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	168, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	169, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	168, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	168, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	167, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	167, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	170, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	168, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	170, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	171, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	172, // 20: bedplate.v1.GetMachineBMCResponse.status:type_name -> bedplate.v1.BMCStatus
+	173, // 21: bedplate.v1.ListMachineSensorsResponse.sensors:type_name -> bedplate.v1.Sensor
+	174, // 22: bedplate.v1.ListMachineEventLogResponse.entries:type_name -> bedplate.v1.BMCLogEntry
+	175, // 23: bedplate.v1.ListMachineFirmwareResponse.components:type_name -> bedplate.v1.FirmwareComponent
+	176, // 24: bedplate.v1.ListMachineBIOSResponse.settings:type_name -> bedplate.v1.BIOSSetting
+	177, // 25: bedplate.v1.ListMachineBMCUsersResponse.users:type_name -> bedplate.v1.BMCUser
+	178, // 26: bedplate.v1.ScanBMCsResponse.found:type_name -> bedplate.v1.FoundBMC
 	40,  // 27: bedplate.v1.ScanBMCsResponse.progress:type_name -> bedplate.v1.ScanProgress
-	152, // 28: bedplate.v1.GetMachineConsoleLogResponse.time:type_name -> google.protobuf.Timestamp
+	167, // 28: bedplate.v1.GetMachineConsoleLogResponse.time:type_name -> google.protobuf.Timestamp
 	46,  // 29: bedplate.v1.AttachMachineConsoleRequest.header:type_name -> bedplate.v1.AttachMachineConsoleHeader
-	156, // 30: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	164, // 31: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	164, // 32: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	164, // 33: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	154, // 34: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	164, // 35: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	165, // 36: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	165, // 37: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	165, // 38: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	154, // 39: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	165, // 40: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	171, // 30: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	179, // 31: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	179, // 32: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	179, // 33: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	169, // 34: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	179, // 35: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	180, // 36: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	180, // 37: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	180, // 38: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	169, // 39: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	180, // 40: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
 	67,  // 41: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	165, // 42: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	166, // 43: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	166, // 44: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	166, // 45: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	154, // 46: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	166, // 47: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	167, // 48: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	167, // 49: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	167, // 50: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	154, // 51: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	167, // 52: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	167, // 53: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	168, // 54: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	180, // 42: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	181, // 43: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	181, // 44: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	181, // 45: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	169, // 46: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	181, // 47: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	182, // 48: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	182, // 49: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	182, // 50: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	169, // 51: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	182, // 52: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	182, // 53: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	183, // 54: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
 	87,  // 55: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	169, // 56: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	170, // 57: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	170, // 58: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	170, // 59: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	154, // 60: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	170, // 61: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	171, // 62: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	171, // 63: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	171, // 64: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	154, // 65: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	171, // 66: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	172, // 67: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	172, // 68: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	172, // 69: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	154, // 70: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	172, // 71: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	171, // 72: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	173, // 73: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
-	173, // 74: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	173, // 75: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	154, // 76: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
-	173, // 77: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
-	174, // 78: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
-	174, // 79: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	174, // 80: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	154, // 81: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
-	174, // 82: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
-	175, // 83: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
-	175, // 84: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
-	175, // 85: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
-	154, // 86: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
-	175, // 87: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
-	176, // 88: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	176, // 89: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	177, // 90: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	152, // 91: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	11,  // 92: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	12,  // 93: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	14,  // 94: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	15,  // 95: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	16,  // 96: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	17,  // 97: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	19,  // 98: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	48,  // 99: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	21,  // 100: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	10,  // 101: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
-	0,   // 102: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
-	2,   // 103: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
-	4,   // 104: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
-	6,   // 105: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
-	9,   // 106: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
-	23,  // 107: bedplate.v1.MachineService.GetMachineBMC:input_type -> bedplate.v1.GetMachineBMCRequest
-	25,  // 108: bedplate.v1.MachineService.TrustMachineBMC:input_type -> bedplate.v1.TrustMachineBMCRequest
-	26,  // 109: bedplate.v1.MachineService.ListMachineSensors:input_type -> bedplate.v1.ListMachineSensorsRequest
-	28,  // 110: bedplate.v1.MachineService.ListMachineEventLog:input_type -> bedplate.v1.ListMachineEventLogRequest
-	30,  // 111: bedplate.v1.MachineService.ListMachineFirmware:input_type -> bedplate.v1.ListMachineFirmwareRequest
-	32,  // 112: bedplate.v1.MachineService.ListMachineBIOS:input_type -> bedplate.v1.ListMachineBIOSRequest
-	34,  // 113: bedplate.v1.MachineService.GetMachineSecureBoot:input_type -> bedplate.v1.GetMachineSecureBootRequest
-	36,  // 114: bedplate.v1.MachineService.ListMachineBMCUsers:input_type -> bedplate.v1.ListMachineBMCUsersRequest
-	38,  // 115: bedplate.v1.MachineService.ScanBMCs:input_type -> bedplate.v1.ScanBMCsRequest
-	41,  // 116: bedplate.v1.MachineService.GetMachineConsoleLog:input_type -> bedplate.v1.GetMachineConsoleLogRequest
-	43,  // 117: bedplate.v1.MachineService.WatchMachineConsole:input_type -> bedplate.v1.WatchMachineConsoleRequest
-	45,  // 118: bedplate.v1.MachineService.AttachMachineConsole:input_type -> bedplate.v1.AttachMachineConsoleRequest
-	50,  // 119: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	51,  // 120: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	53,  // 121: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	54,  // 122: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	55,  // 123: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	56,  // 124: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	58,  // 125: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	59,  // 126: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	61,  // 127: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	62,  // 128: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	63,  // 129: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	64,  // 130: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	66,  // 131: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	69,  // 132: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	70,  // 133: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	72,  // 134: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	73,  // 135: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	74,  // 136: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	75,  // 137: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	77,  // 138: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	78,  // 139: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	80,  // 140: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	81,  // 141: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	82,  // 142: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	83,  // 143: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	85,  // 144: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	88,  // 145: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	89,  // 146: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	90,  // 147: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	92,  // 148: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	93,  // 149: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	95,  // 150: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	96,  // 151: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	97,  // 152: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	98,  // 153: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	91,  // 154: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
-	100, // 155: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	101, // 156: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	103, // 157: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	104, // 158: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	105, // 159: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	106, // 160: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	108, // 161: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	109, // 162: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	111, // 163: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	112, // 164: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	113, // 165: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	114, // 166: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	117, // 167: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
-	118, // 168: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
-	120, // 169: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
-	121, // 170: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
-	122, // 171: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
-	123, // 172: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
-	125, // 173: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
-	126, // 174: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
-	128, // 175: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
-	129, // 176: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
-	130, // 177: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
-	131, // 178: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
-	133, // 179: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
-	134, // 180: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
-	136, // 181: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
-	137, // 182: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
-	138, // 183: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
-	139, // 184: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
-	141, // 185: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
-	142, // 186: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	144, // 187: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	146, // 188: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	153, // 189: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	13,  // 190: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	153, // 191: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	153, // 192: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	178, // 193: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	18,  // 194: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	20,  // 195: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	49,  // 196: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	22,  // 197: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	153, // 198: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
-	1,   // 199: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
-	3,   // 200: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
-	5,   // 201: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
-	7,   // 202: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
-	178, // 203: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
-	24,  // 204: bedplate.v1.MachineService.GetMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
-	24,  // 205: bedplate.v1.MachineService.TrustMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
-	27,  // 206: bedplate.v1.MachineService.ListMachineSensors:output_type -> bedplate.v1.ListMachineSensorsResponse
-	29,  // 207: bedplate.v1.MachineService.ListMachineEventLog:output_type -> bedplate.v1.ListMachineEventLogResponse
-	31,  // 208: bedplate.v1.MachineService.ListMachineFirmware:output_type -> bedplate.v1.ListMachineFirmwareResponse
-	33,  // 209: bedplate.v1.MachineService.ListMachineBIOS:output_type -> bedplate.v1.ListMachineBIOSResponse
-	35,  // 210: bedplate.v1.MachineService.GetMachineSecureBoot:output_type -> bedplate.v1.GetMachineSecureBootResponse
-	37,  // 211: bedplate.v1.MachineService.ListMachineBMCUsers:output_type -> bedplate.v1.ListMachineBMCUsersResponse
-	39,  // 212: bedplate.v1.MachineService.ScanBMCs:output_type -> bedplate.v1.ScanBMCsResponse
-	42,  // 213: bedplate.v1.MachineService.GetMachineConsoleLog:output_type -> bedplate.v1.GetMachineConsoleLogResponse
-	44,  // 214: bedplate.v1.MachineService.WatchMachineConsole:output_type -> bedplate.v1.WatchMachineConsoleResponse
-	47,  // 215: bedplate.v1.MachineService.AttachMachineConsole:output_type -> bedplate.v1.AttachMachineConsoleResponse
-	164, // 216: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	52,  // 217: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	164, // 218: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	164, // 219: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	178, // 220: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	57,  // 221: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	165, // 222: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	60,  // 223: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	165, // 224: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	165, // 225: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	178, // 226: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	65,  // 227: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	68,  // 228: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	166, // 229: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	71,  // 230: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	166, // 231: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	166, // 232: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	178, // 233: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	76,  // 234: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	167, // 235: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	79,  // 236: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	167, // 237: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	167, // 238: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	178, // 239: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	84,  // 240: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	86,  // 241: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	167, // 242: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	167, // 243: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	167, // 244: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	170, // 245: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	94,  // 246: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	170, // 247: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	170, // 248: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	178, // 249: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	99,  // 250: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	170, // 251: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
-	171, // 252: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	102, // 253: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	116, // 254: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	171, // 255: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	178, // 256: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	107, // 257: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	172, // 258: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	110, // 259: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	172, // 260: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	172, // 261: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	178, // 262: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	115, // 263: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	173, // 264: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
-	119, // 265: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
-	173, // 266: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
-	173, // 267: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
-	178, // 268: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
-	124, // 269: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
-	174, // 270: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
-	127, // 271: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
-	174, // 272: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
-	174, // 273: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
-	178, // 274: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
-	132, // 275: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
-	175, // 276: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
-	135, // 277: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
-	175, // 278: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
-	175, // 279: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
-	178, // 280: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
-	140, // 281: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
-	175, // 282: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
-	143, // 283: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	145, // 284: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	147, // 285: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	189, // [189:286] is the sub-list for method output_type
-	92,  // [92:189] is the sub-list for method input_type
-	92,  // [92:92] is the sub-list for extension type_name
-	92,  // [92:92] is the sub-list for extension extendee
-	0,   // [0:92] is the sub-list for field type_name
+	184, // 56: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	185, // 57: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	185, // 58: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	185, // 59: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	169, // 60: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	185, // 61: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	186, // 62: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	186, // 63: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	186, // 64: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	169, // 65: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	186, // 66: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	187, // 67: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	187, // 68: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	187, // 69: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	169, // 70: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	187, // 71: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	186, // 72: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	188, // 73: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	188, // 74: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	188, // 75: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	169, // 76: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	188, // 77: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	189, // 78: bedplate.v1.ListStacksResponse.stacks:type_name -> bedplate.v1.Stack
+	189, // 79: bedplate.v1.CreateStackRequest.stack:type_name -> bedplate.v1.Stack
+	189, // 80: bedplate.v1.UpdateStackRequest.stack:type_name -> bedplate.v1.Stack
+	169, // 81: bedplate.v1.WatchStacksResponse.type:type_name -> bedplate.v1.ChangeType
+	189, // 82: bedplate.v1.WatchStacksResponse.stack:type_name -> bedplate.v1.Stack
+	189, // 83: bedplate.v1.PlanStackRequest.stack:type_name -> bedplate.v1.Stack
+	135, // 84: bedplate.v1.PlanStackResponse.layers:type_name -> bedplate.v1.StackLayerPlan
+	136, // 85: bedplate.v1.StackLayerPlan.objects:type_name -> bedplate.v1.StackObjectPlan
+	190, // 86: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	190, // 87: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	190, // 88: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	169, // 89: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	190, // 90: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	191, // 91: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	191, // 92: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	191, // 93: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	169, // 94: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	191, // 95: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	192, // 96: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	192, // 97: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	193, // 98: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	167, // 99: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	11,  // 100: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	12,  // 101: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	14,  // 102: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	15,  // 103: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	16,  // 104: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	17,  // 105: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	19,  // 106: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	48,  // 107: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	21,  // 108: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	10,  // 109: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
+	0,   // 110: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
+	2,   // 111: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
+	4,   // 112: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
+	6,   // 113: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
+	9,   // 114: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
+	23,  // 115: bedplate.v1.MachineService.GetMachineBMC:input_type -> bedplate.v1.GetMachineBMCRequest
+	25,  // 116: bedplate.v1.MachineService.TrustMachineBMC:input_type -> bedplate.v1.TrustMachineBMCRequest
+	26,  // 117: bedplate.v1.MachineService.ListMachineSensors:input_type -> bedplate.v1.ListMachineSensorsRequest
+	28,  // 118: bedplate.v1.MachineService.ListMachineEventLog:input_type -> bedplate.v1.ListMachineEventLogRequest
+	30,  // 119: bedplate.v1.MachineService.ListMachineFirmware:input_type -> bedplate.v1.ListMachineFirmwareRequest
+	32,  // 120: bedplate.v1.MachineService.ListMachineBIOS:input_type -> bedplate.v1.ListMachineBIOSRequest
+	34,  // 121: bedplate.v1.MachineService.GetMachineSecureBoot:input_type -> bedplate.v1.GetMachineSecureBootRequest
+	36,  // 122: bedplate.v1.MachineService.ListMachineBMCUsers:input_type -> bedplate.v1.ListMachineBMCUsersRequest
+	38,  // 123: bedplate.v1.MachineService.ScanBMCs:input_type -> bedplate.v1.ScanBMCsRequest
+	41,  // 124: bedplate.v1.MachineService.GetMachineConsoleLog:input_type -> bedplate.v1.GetMachineConsoleLogRequest
+	43,  // 125: bedplate.v1.MachineService.WatchMachineConsole:input_type -> bedplate.v1.WatchMachineConsoleRequest
+	45,  // 126: bedplate.v1.MachineService.AttachMachineConsole:input_type -> bedplate.v1.AttachMachineConsoleRequest
+	50,  // 127: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	51,  // 128: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	53,  // 129: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	54,  // 130: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	55,  // 131: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	56,  // 132: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	58,  // 133: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	59,  // 134: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	61,  // 135: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	62,  // 136: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	63,  // 137: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	64,  // 138: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	66,  // 139: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	69,  // 140: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	70,  // 141: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	72,  // 142: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	73,  // 143: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	74,  // 144: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	75,  // 145: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	77,  // 146: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	78,  // 147: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	80,  // 148: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	81,  // 149: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	82,  // 150: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	83,  // 151: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	85,  // 152: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	88,  // 153: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	89,  // 154: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	90,  // 155: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	92,  // 156: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	93,  // 157: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	95,  // 158: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	96,  // 159: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	97,  // 160: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	98,  // 161: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	91,  // 162: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	100, // 163: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	101, // 164: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	103, // 165: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	104, // 166: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	105, // 167: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	106, // 168: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	108, // 169: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	109, // 170: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	111, // 171: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	112, // 172: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	113, // 173: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	114, // 174: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	117, // 175: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	118, // 176: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	120, // 177: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	121, // 178: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	122, // 179: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	123, // 180: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	125, // 181: bedplate.v1.StackService.GetStack:input_type -> bedplate.v1.GetStackRequest
+	126, // 182: bedplate.v1.StackService.ListStacks:input_type -> bedplate.v1.ListStacksRequest
+	128, // 183: bedplate.v1.StackService.CreateStack:input_type -> bedplate.v1.CreateStackRequest
+	129, // 184: bedplate.v1.StackService.UpdateStack:input_type -> bedplate.v1.UpdateStackRequest
+	130, // 185: bedplate.v1.StackService.DeleteStack:input_type -> bedplate.v1.DeleteStackRequest
+	131, // 186: bedplate.v1.StackService.WatchStacks:input_type -> bedplate.v1.WatchStacksRequest
+	133, // 187: bedplate.v1.StackService.PlanStack:input_type -> bedplate.v1.PlanStackRequest
+	137, // 188: bedplate.v1.StackService.RetryStack:input_type -> bedplate.v1.RetryStackRequest
+	138, // 189: bedplate.v1.StackService.PutStackContent:input_type -> bedplate.v1.PutStackContentRequest
+	140, // 190: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	141, // 191: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	143, // 192: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	144, // 193: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	145, // 194: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	146, // 195: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	148, // 196: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	149, // 197: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	151, // 198: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	152, // 199: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	153, // 200: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	154, // 201: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	156, // 202: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	157, // 203: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	159, // 204: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	161, // 205: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	168, // 206: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	13,  // 207: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	168, // 208: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	168, // 209: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	194, // 210: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	18,  // 211: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	20,  // 212: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	49,  // 213: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	22,  // 214: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	168, // 215: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
+	1,   // 216: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
+	3,   // 217: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
+	5,   // 218: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
+	7,   // 219: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
+	194, // 220: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
+	24,  // 221: bedplate.v1.MachineService.GetMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
+	24,  // 222: bedplate.v1.MachineService.TrustMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
+	27,  // 223: bedplate.v1.MachineService.ListMachineSensors:output_type -> bedplate.v1.ListMachineSensorsResponse
+	29,  // 224: bedplate.v1.MachineService.ListMachineEventLog:output_type -> bedplate.v1.ListMachineEventLogResponse
+	31,  // 225: bedplate.v1.MachineService.ListMachineFirmware:output_type -> bedplate.v1.ListMachineFirmwareResponse
+	33,  // 226: bedplate.v1.MachineService.ListMachineBIOS:output_type -> bedplate.v1.ListMachineBIOSResponse
+	35,  // 227: bedplate.v1.MachineService.GetMachineSecureBoot:output_type -> bedplate.v1.GetMachineSecureBootResponse
+	37,  // 228: bedplate.v1.MachineService.ListMachineBMCUsers:output_type -> bedplate.v1.ListMachineBMCUsersResponse
+	39,  // 229: bedplate.v1.MachineService.ScanBMCs:output_type -> bedplate.v1.ScanBMCsResponse
+	42,  // 230: bedplate.v1.MachineService.GetMachineConsoleLog:output_type -> bedplate.v1.GetMachineConsoleLogResponse
+	44,  // 231: bedplate.v1.MachineService.WatchMachineConsole:output_type -> bedplate.v1.WatchMachineConsoleResponse
+	47,  // 232: bedplate.v1.MachineService.AttachMachineConsole:output_type -> bedplate.v1.AttachMachineConsoleResponse
+	179, // 233: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	52,  // 234: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	179, // 235: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	179, // 236: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	194, // 237: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	57,  // 238: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	180, // 239: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	60,  // 240: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	180, // 241: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	180, // 242: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	194, // 243: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	65,  // 244: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	68,  // 245: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	181, // 246: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	71,  // 247: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	181, // 248: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	181, // 249: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	194, // 250: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	76,  // 251: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	182, // 252: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	79,  // 253: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	182, // 254: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	182, // 255: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	194, // 256: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	84,  // 257: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	86,  // 258: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	182, // 259: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	182, // 260: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	182, // 261: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	185, // 262: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	94,  // 263: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	185, // 264: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	185, // 265: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	194, // 266: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	99,  // 267: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	185, // 268: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	186, // 269: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	102, // 270: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	116, // 271: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	186, // 272: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	194, // 273: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	107, // 274: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	187, // 275: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	110, // 276: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	187, // 277: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	187, // 278: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	194, // 279: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	115, // 280: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	188, // 281: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	119, // 282: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	188, // 283: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	188, // 284: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	194, // 285: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	124, // 286: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	189, // 287: bedplate.v1.StackService.GetStack:output_type -> bedplate.v1.Stack
+	127, // 288: bedplate.v1.StackService.ListStacks:output_type -> bedplate.v1.ListStacksResponse
+	189, // 289: bedplate.v1.StackService.CreateStack:output_type -> bedplate.v1.Stack
+	189, // 290: bedplate.v1.StackService.UpdateStack:output_type -> bedplate.v1.Stack
+	194, // 291: bedplate.v1.StackService.DeleteStack:output_type -> google.protobuf.Empty
+	132, // 292: bedplate.v1.StackService.WatchStacks:output_type -> bedplate.v1.WatchStacksResponse
+	134, // 293: bedplate.v1.StackService.PlanStack:output_type -> bedplate.v1.PlanStackResponse
+	189, // 294: bedplate.v1.StackService.RetryStack:output_type -> bedplate.v1.Stack
+	139, // 295: bedplate.v1.StackService.PutStackContent:output_type -> bedplate.v1.PutStackContentResponse
+	190, // 296: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	142, // 297: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	190, // 298: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	190, // 299: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	194, // 300: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	147, // 301: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	191, // 302: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	150, // 303: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	191, // 304: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	191, // 305: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	194, // 306: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	155, // 307: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	191, // 308: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	158, // 309: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	160, // 310: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	162, // 311: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	206, // [206:312] is the sub-list for method output_type
+	100, // [100:206] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	100, // [100:100] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_api_proto_init() }
@@ -9819,6 +10767,7 @@ func file_bedplate_v1_api_proto_init() {
 	file_bedplate_v1_network_proto_init()
 	file_bedplate_v1_pool_proto_init()
 	file_bedplate_v1_rule_proto_init()
+	file_bedplate_v1_stack_proto_init()
 	file_bedplate_v1_workflow_proto_init()
 	file_bedplate_v1_api_proto_msgTypes[7].OneofWrappers = []any{
 		(*MakeMachineMediumResponse_Medium)(nil),
@@ -9853,9 +10802,9 @@ func file_bedplate_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   148,
+			NumMessages:   163,
 			NumExtensions: 0,
-			NumServices:   13,
+			NumServices:   14,
 		},
 		GoTypes:           file_bedplate_v1_api_proto_goTypes,
 		DependencyIndexes: file_bedplate_v1_api_proto_depIdxs,

@@ -3912,6 +3912,431 @@ var PoolService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	StackService_GetStack_FullMethodName        = "/bedplate.v1.StackService/GetStack"
+	StackService_ListStacks_FullMethodName      = "/bedplate.v1.StackService/ListStacks"
+	StackService_CreateStack_FullMethodName     = "/bedplate.v1.StackService/CreateStack"
+	StackService_UpdateStack_FullMethodName     = "/bedplate.v1.StackService/UpdateStack"
+	StackService_DeleteStack_FullMethodName     = "/bedplate.v1.StackService/DeleteStack"
+	StackService_WatchStacks_FullMethodName     = "/bedplate.v1.StackService/WatchStacks"
+	StackService_PlanStack_FullMethodName       = "/bedplate.v1.StackService/PlanStack"
+	StackService_RetryStack_FullMethodName      = "/bedplate.v1.StackService/RetryStack"
+	StackService_PutStackContent_FullMethodName = "/bedplate.v1.StackService/PutStackContent"
+)
+
+// StackServiceClient is the client API for StackService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// StackService is what a client does with stacks.
+type StackServiceClient interface {
+	// GetStack returns one stack.
+	GetStack(ctx context.Context, in *GetStackRequest, opts ...grpc.CallOption) (*Stack, error)
+	// ListStacks returns stacks in order of their names, a page at a time.
+	ListStacks(ctx context.Context, in *ListStacksRequest, opts ...grpc.CallOption) (*ListStacksResponse, error)
+	// CreateStack adds a stack; ALREADY_EXISTS if its name is taken.
+	CreateStack(ctx context.Context, in *CreateStackRequest, opts ...grpc.CallOption) (*Stack, error)
+	// UpdateStack replaces labels, annotations and spec; ABORTED if resource_version is given and no longer the newest.
+	UpdateStack(ctx context.Context, in *UpdateStackRequest, opts ...grpc.CallOption) (*Stack, error)
+	// DeleteStack uninstalls a stack, last layer first; it is gone when nothing of it is left in the cluster.
+	DeleteStack(ctx context.Context, in *DeleteStackRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// WatchStacks sends what is there, a SYNCED message, and then every change.
+	WatchStacks(ctx context.Context, in *WatchStacksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchStacksResponse], error)
+	// PlanStack says what applying a stack would change, by a dry run on its cluster. Nothing is changed.
+	PlanStack(ctx context.Context, in *PlanStackRequest, opts ...grpc.CallOption) (*PlanStackResponse, error)
+	// RetryStack has the layers that failed tried again; FAILED_PRECONDITION if none has.
+	RetryStack(ctx context.Context, in *RetryStackRequest, opts ...grpc.CallOption) (*Stack, error)
+	// PutStackContent stores an archive that layers name by its digest.
+	PutStackContent(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutStackContentRequest, PutStackContentResponse], error)
+}
+
+type stackServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewStackServiceClient(cc grpc.ClientConnInterface) StackServiceClient {
+	return &stackServiceClient{cc}
+}
+
+func (c *stackServiceClient) GetStack(ctx context.Context, in *GetStackRequest, opts ...grpc.CallOption) (*Stack, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Stack)
+	err := c.cc.Invoke(ctx, StackService_GetStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) ListStacks(ctx context.Context, in *ListStacksRequest, opts ...grpc.CallOption) (*ListStacksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListStacksResponse)
+	err := c.cc.Invoke(ctx, StackService_ListStacks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) CreateStack(ctx context.Context, in *CreateStackRequest, opts ...grpc.CallOption) (*Stack, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Stack)
+	err := c.cc.Invoke(ctx, StackService_CreateStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) UpdateStack(ctx context.Context, in *UpdateStackRequest, opts ...grpc.CallOption) (*Stack, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Stack)
+	err := c.cc.Invoke(ctx, StackService_UpdateStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) DeleteStack(ctx context.Context, in *DeleteStackRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, StackService_DeleteStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) WatchStacks(ctx context.Context, in *WatchStacksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchStacksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StackService_ServiceDesc.Streams[0], StackService_WatchStacks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchStacksRequest, WatchStacksResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StackService_WatchStacksClient = grpc.ServerStreamingClient[WatchStacksResponse]
+
+func (c *stackServiceClient) PlanStack(ctx context.Context, in *PlanStackRequest, opts ...grpc.CallOption) (*PlanStackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PlanStackResponse)
+	err := c.cc.Invoke(ctx, StackService_PlanStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) RetryStack(ctx context.Context, in *RetryStackRequest, opts ...grpc.CallOption) (*Stack, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Stack)
+	err := c.cc.Invoke(ctx, StackService_RetryStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *stackServiceClient) PutStackContent(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutStackContentRequest, PutStackContentResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StackService_ServiceDesc.Streams[1], StackService_PutStackContent_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PutStackContentRequest, PutStackContentResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StackService_PutStackContentClient = grpc.ClientStreamingClient[PutStackContentRequest, PutStackContentResponse]
+
+// StackServiceServer is the server API for StackService service.
+// All implementations must embed UnimplementedStackServiceServer
+// for forward compatibility.
+//
+// StackService is what a client does with stacks.
+type StackServiceServer interface {
+	// GetStack returns one stack.
+	GetStack(context.Context, *GetStackRequest) (*Stack, error)
+	// ListStacks returns stacks in order of their names, a page at a time.
+	ListStacks(context.Context, *ListStacksRequest) (*ListStacksResponse, error)
+	// CreateStack adds a stack; ALREADY_EXISTS if its name is taken.
+	CreateStack(context.Context, *CreateStackRequest) (*Stack, error)
+	// UpdateStack replaces labels, annotations and spec; ABORTED if resource_version is given and no longer the newest.
+	UpdateStack(context.Context, *UpdateStackRequest) (*Stack, error)
+	// DeleteStack uninstalls a stack, last layer first; it is gone when nothing of it is left in the cluster.
+	DeleteStack(context.Context, *DeleteStackRequest) (*emptypb.Empty, error)
+	// WatchStacks sends what is there, a SYNCED message, and then every change.
+	WatchStacks(*WatchStacksRequest, grpc.ServerStreamingServer[WatchStacksResponse]) error
+	// PlanStack says what applying a stack would change, by a dry run on its cluster. Nothing is changed.
+	PlanStack(context.Context, *PlanStackRequest) (*PlanStackResponse, error)
+	// RetryStack has the layers that failed tried again; FAILED_PRECONDITION if none has.
+	RetryStack(context.Context, *RetryStackRequest) (*Stack, error)
+	// PutStackContent stores an archive that layers name by its digest.
+	PutStackContent(grpc.ClientStreamingServer[PutStackContentRequest, PutStackContentResponse]) error
+	mustEmbedUnimplementedStackServiceServer()
+}
+
+// UnimplementedStackServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedStackServiceServer struct{}
+
+func (UnimplementedStackServiceServer) GetStack(context.Context, *GetStackRequest) (*Stack, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStack not implemented")
+}
+func (UnimplementedStackServiceServer) ListStacks(context.Context, *ListStacksRequest) (*ListStacksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListStacks not implemented")
+}
+func (UnimplementedStackServiceServer) CreateStack(context.Context, *CreateStackRequest) (*Stack, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateStack not implemented")
+}
+func (UnimplementedStackServiceServer) UpdateStack(context.Context, *UpdateStackRequest) (*Stack, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateStack not implemented")
+}
+func (UnimplementedStackServiceServer) DeleteStack(context.Context, *DeleteStackRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteStack not implemented")
+}
+func (UnimplementedStackServiceServer) WatchStacks(*WatchStacksRequest, grpc.ServerStreamingServer[WatchStacksResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchStacks not implemented")
+}
+func (UnimplementedStackServiceServer) PlanStack(context.Context, *PlanStackRequest) (*PlanStackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PlanStack not implemented")
+}
+func (UnimplementedStackServiceServer) RetryStack(context.Context, *RetryStackRequest) (*Stack, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetryStack not implemented")
+}
+func (UnimplementedStackServiceServer) PutStackContent(grpc.ClientStreamingServer[PutStackContentRequest, PutStackContentResponse]) error {
+	return status.Error(codes.Unimplemented, "method PutStackContent not implemented")
+}
+func (UnimplementedStackServiceServer) mustEmbedUnimplementedStackServiceServer() {}
+func (UnimplementedStackServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeStackServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to StackServiceServer will
+// result in compilation errors.
+type UnsafeStackServiceServer interface {
+	mustEmbedUnimplementedStackServiceServer()
+}
+
+func RegisterStackServiceServer(s grpc.ServiceRegistrar, srv StackServiceServer) {
+	// If the following call panics, it indicates UnimplementedStackServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&StackService_ServiceDesc, srv)
+}
+
+func _StackService_GetStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).GetStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_GetStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).GetStack(ctx, req.(*GetStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_ListStacks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListStacksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).ListStacks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_ListStacks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).ListStacks(ctx, req.(*ListStacksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_CreateStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).CreateStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_CreateStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).CreateStack(ctx, req.(*CreateStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_UpdateStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).UpdateStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_UpdateStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).UpdateStack(ctx, req.(*UpdateStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_DeleteStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).DeleteStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_DeleteStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).DeleteStack(ctx, req.(*DeleteStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_WatchStacks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchStacksRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StackServiceServer).WatchStacks(m, &grpc.GenericServerStream[WatchStacksRequest, WatchStacksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StackService_WatchStacksServer = grpc.ServerStreamingServer[WatchStacksResponse]
+
+func _StackService_PlanStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PlanStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).PlanStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_PlanStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).PlanStack(ctx, req.(*PlanStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_RetryStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetryStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StackServiceServer).RetryStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StackService_RetryStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StackServiceServer).RetryStack(ctx, req.(*RetryStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StackService_PutStackContent_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(StackServiceServer).PutStackContent(&grpc.GenericServerStream[PutStackContentRequest, PutStackContentResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StackService_PutStackContentServer = grpc.ClientStreamingServer[PutStackContentRequest, PutStackContentResponse]
+
+// StackService_ServiceDesc is the grpc.ServiceDesc for StackService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var StackService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "bedplate.v1.StackService",
+	HandlerType: (*StackServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetStack",
+			Handler:    _StackService_GetStack_Handler,
+		},
+		{
+			MethodName: "ListStacks",
+			Handler:    _StackService_ListStacks_Handler,
+		},
+		{
+			MethodName: "CreateStack",
+			Handler:    _StackService_CreateStack_Handler,
+		},
+		{
+			MethodName: "UpdateStack",
+			Handler:    _StackService_UpdateStack_Handler,
+		},
+		{
+			MethodName: "DeleteStack",
+			Handler:    _StackService_DeleteStack_Handler,
+		},
+		{
+			MethodName: "PlanStack",
+			Handler:    _StackService_PlanStack_Handler,
+		},
+		{
+			MethodName: "RetryStack",
+			Handler:    _StackService_RetryStack_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchStacks",
+			Handler:       _StackService_WatchStacks_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "PutStackContent",
+			Handler:       _StackService_PutStackContent_Handler,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "bedplate/v1/api.proto",
+}
+
+const (
 	RuleService_GetRule_FullMethodName    = "/bedplate.v1.RuleService/GetRule"
 	RuleService_ListRules_FullMethodName  = "/bedplate.v1.RuleService/ListRules"
 	RuleService_CreateRule_FullMethodName = "/bedplate.v1.RuleService/CreateRule"
