@@ -62,7 +62,8 @@ var allowed = map[string][]string{
 	"erasure": {"proto", "machine", "trust"},
 
 	// Images and the agent's system. What is known of file formats is shared with the agent.
-	"images":          {"machine", "proto", "images/format"},
+	"images":          {"machine", "proto", "images/format", "images/chunk"},
+	"images/chunk":    {},
 	"images/format":   {},
 	"images/agentos":  {},
 	"images/iso":      {"images/agentos"},
@@ -77,7 +78,7 @@ var allowed = map[string][]string{
 	"workflow/rpc":        {"workflow", "proto", "machine", "resource", "store"},
 
 	// The agent.
-	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "machine/medium", "trust", "layout", "images/format"},
+	"agent":      {"agent", "workflow/action", "workflow/expression", "workflow/plan", "proto", "machine", "machine/medium", "trust", "layout", "images/format", "images/chunk"},
 	"agent/step": {},
 
 	// What becomes of machines that made themselves known, and what is to be
