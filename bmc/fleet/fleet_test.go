@@ -103,6 +103,8 @@ func (r *room) start(changes ...func(*Config)) (stop func()) {
 	cfg := Config{
 		DB: r.db, Sealer: plainSealer{}, Now: time.Now, Rand: rand.Reader, Logger: slog.New(slog.DiscardHandler),
 		Secret: func(_ context.Context, name string) (map[string]string, int64, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			if s, ok := r.secrets[name]; ok {
 				return s, r.versions[name], nil
 			}

@@ -16,7 +16,9 @@ import (
 // secret stores a Secret as the API would, so that its version and the watch are real.
 func (r *room) secret(name, password string) {
 	r.t.Helper()
+	r.mu.Lock()
 	r.secrets[name] = map[string]string{"password": password}
+	r.mu.Unlock()
 	s, err := resource.Get[*pb.Secret](r.t.Context(), r.db, name)
 	if err != nil {
 		s, err = resource.Create(r.t.Context(), r.db, &pb.Secret{Metadata: &pb.Metadata{Name: name}})
@@ -29,7 +31,9 @@ func (r *room) secret(name, password string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.mu.Lock()
 	r.versions[name] = s.Metadata.ResourceVersion
+	r.mu.Unlock()
 }
 
 func TestFleet_RefusedLogin(t *testing.T) {
