@@ -25,6 +25,9 @@ type FirmwareUpdate struct {
 	Size  int64
 	// Targets are IDs of components. Empty: the BMC knows by the image.
 	Targets []string
+	// Version is what is installed afterwards, where that is known: some vendors
+	// tell the end of an update by it.
+	Version string
 }
 
 // TaskID names a task on a BMC; empty when the BMC was done at once.

@@ -97,7 +97,7 @@ func checkUpload(x *fixture) error {
 	if image == "" {
 		image = strings.Repeat("firmware", 1<<15)
 	}
-	id, err := x.UpdateFirmware(x.ctx, bmc.FirmwareUpdate{Image: strings.NewReader(image), Name: "bios.bin", Size: int64(len(image))})
+	id, err := x.UpdateFirmware(x.ctx, bmc.FirmwareUpdate{Image: strings.NewReader(image), Name: "bios.bin", Size: int64(len(image)), Targets: x.s.FirmwareTargets})
 	if err != nil {
 		return err
 	}

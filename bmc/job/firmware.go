@@ -92,14 +92,14 @@ func (c *Controller) firmwareVersion(ctx context.Context, m *pb.Machine, op *pb.
 // beginUpdate gives the BMC the image, or tells it where to get it. Only what
 // the BMC has refused is tried again: an update mustn't be begun twice.
 func (c *Controller) beginUpdate(ctx context.Context, a *attempt, op *pb.FirmwareOperation, targets []string) (bmc.TaskID, error) {
-	update := bmc.FirmwareUpdate{URI: op.GetUrl(), Targets: targets}
+	update := bmc.FirmwareUpdate{URI: op.GetUrl(), Targets: targets, Version: op.GetVersion()}
 	if op.GetPush() {
 		image, err := c.fetch(ctx, op.GetUrl(), op.GetDigest())
 		if err != nil {
 			return "", err
 		}
 		defer image.close()
-		update = bmc.FirmwareUpdate{Image: image.file, Name: image.name, Size: image.size, Targets: targets}
+		update = bmc.FirmwareUpdate{Image: image.file, Name: image.name, Size: image.size, Targets: targets, Version: op.GetVersion()}
 	}
 	var task bmc.TaskID
 	asked := false

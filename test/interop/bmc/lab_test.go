@@ -1,11 +1,15 @@
 package bmc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +18,7 @@ import (
 	"github.com/bedplate/bedplate/bmc"
 	"github.com/bedplate/bedplate/bmc/bmctest"
 	"github.com/bedplate/bedplate/bmc/dial"
+	"github.com/bedplate/bedplate/bmc/vendor"
 	"github.com/bedplate/bedplate/lab"
 	"github.com/bedplate/bedplate/lab/board"
 	"github.com/bedplate/bedplate/machine"
@@ -119,6 +124,83 @@ func TestLab(t *testing.T) {
 		t.Run(c.protocol.String(), func(t *testing.T) {
 			bmctest.Run(t, func(t *testing.T) bmctest.Setup { return start(t, c.protocol).setup(t) }, append(c.required, common...)...)
 		})
+	}
+}
+
+// TestLab_Vendor has bmclib's generic provider drive the lab's BMC, as far as it goes.
+func TestLab_Vendor(t *testing.T) {
+	bmctest.Run(t, func(t *testing.T) bmctest.Setup { return vendorSetup(t, vendor.Gofish) },
+		bmctest.Login, bmctest.Power, bmctest.NMI, bmctest.Boot, bmctest.Identity, bmctest.Inventory, bmctest.Firmware, bmctest.Manager)
+}
+
+func vendorSetup(t *testing.T, provider string) bmctest.Setup {
+	s := start(t, bmc.ProtocolRedfish).setup(t)
+	s.Identity.UUID, s.Identity.MACs = "", nil // the library's inventory has none of the lab's
+	s.Dial = func(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+		d, err := vendor.Dial(ctx, provider, t, time.Now)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	}
+	return s
+}
+
+// TestLab_VendorUpdate pushes firmware by bmclib's provider for OpenBMC, in
+// front of which the lab's BMC has OpenBMC's web page.
+func TestLab_VendorUpdate(t *testing.T) {
+	s := vendorSetup(t, vendor.OpenBMC)
+	behind := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: s.Target.Address})
+	config, _, err := s.Target.ClientTLS(time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: config}
+	defer transport.CloseIdleConnections()
+	behind.Transport = transport
+	front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" || r.URL.Path == "" {
+			_, _ = w.Write([]byte("<title>OpenBMC</title>"))
+			return
+		}
+		behind.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	s.Target.Address, s.Target.TLS.Pin = strings.TrimPrefix(front.URL, "https://"), bmc.PinOf(front.Certificate())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute) // the provider wants ten left
+	defer cancel()
+	d, err := s.Dial(ctx, s.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	push := func(version string) (bmc.TaskID, error) {
+		image := board.FirmwareImage(board.FirmwareBIOS, version)
+		return d.UpdateFirmware(ctx, bmc.FirmwareUpdate{Image: bytes.NewReader(image), Size: int64(len(image)), Targets: []string{"BIOS"}})
+	}
+	if err := d.RequestPower(ctx, bmc.ActionOn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := push("9.9"); err == nil || !strings.Contains(err.Error(), "power off") {
+		t.Errorf("while the machine is on: %v", err)
+	}
+	if err := d.RequestPower(ctx, bmc.ActionOff); err != nil {
+		t.Fatal(err)
+	}
+	id, err := push("9.9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := bmc.NewClient(d, bmc.Wait{Poll: 20 * time.Millisecond, Task: time.Minute}, time.Now)
+	if end, err := c.WaitTask(ctx, id, func(bmc.Task) {}); err != nil || end.State != bmc.TaskSucceeded {
+		t.Fatalf("task %s: %+v, %v", id, end, err)
+	}
+	all, err := d.Firmware(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(all, func(f bmc.FirmwareComponent) bool { return f.ID == "BIOS" && f.Version == "9.9" }) {
+		t.Errorf("afterwards it has %+v", all)
 	}
 }
 
