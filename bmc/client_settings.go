@@ -2,6 +2,7 @@ package bmc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -28,7 +29,8 @@ func (c *Client) readBack(ctx context.Context, what string, check func() (ok boo
 }
 
 // SetBoot sets what the machine boots next, or always, and reads it back. The
-// error is ErrIgnored where the BMC still has something else.
+// error is ErrIgnored where the BMC still has something else. A BMC that can't
+// say what it has (Intel AMT) is taken at its word.
 func (c *Client) SetBoot(ctx context.Context, o BootOverride) error {
 	if o.Device == "" {
 		o.Device = BootNone
@@ -43,6 +45,9 @@ func (c *Client) SetBoot(ctx context.Context, o BootOverride) error {
 	}
 	return c.readBack(ctx, "boot override "+o.String(), func() (bool, string, error) {
 		found, err := c.BootOverride(ctx)
+		if errors.Is(err, ErrUnsupported) {
+			return true, "", nil
+		}
 		return found.satisfies(o), found.String(), err
 	})
 }

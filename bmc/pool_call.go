@@ -263,6 +263,6 @@ func (t TLS) trustsFirst() bool {
 // sameLogin reports whether t and u log in alike. A pin that has been learnt
 // from the BMC in between makes no difference.
 func (t Target) sameLogin(u Target) bool {
-	return t.Address == u.Address && t.Protocol == u.Protocol && t.Username == u.Username && t.Password == u.Password &&
+	return t.Address == u.Address && t.Protocol == u.Protocol && t.Driver == u.Driver && t.Username == u.Username && t.Password == u.Password &&
 		t.System == u.System && t.IPMIPort == u.IPMIPort && t.CipherSuite == u.CipherSuite && t.TLS.equal(u.TLS)
 }

@@ -53,6 +53,9 @@ type Target struct {
 	// With ProtocolAuto the port is Redfish's, and IPMI is tried on 623.
 	Address  string
 	Protocol Protocol
+	// Driver is a vendor's, by its name in package vendor. Empty: those of the
+	// protocol, and the vendor's for what they lack.
+	Driver   string
 	Username string
 	Password string
 	TLS      TLS
@@ -63,6 +66,23 @@ type Target struct {
 	IPMIPort uint16
 	// CipherSuite is IPMI's cipher suite (IPMI 2.0 table 22-20). Zero: 17, then 3.
 	CipherSuite uint8
+	// SSH is how the serial console is reached, where that isn't by IPMI.
+	SSH *SSH
+}
+
+// SSH is a BMC's shell, as the way to the serial console.
+type SSH struct {
+	// Port is the TCP port. Zero: what Redfish says, else 22.
+	Port uint16
+	// Command gets the console from the shell. Empty: what Redfish says, else what
+	// the vendor has; "-": the shell is the console.
+	Command string
+	// HostKey is the fingerprint of the only key that is accepted, as ssh-keygen -l
+	// prints it. Empty: any, and Seen is told.
+	HostKey string
+	// Seen is told the fingerprint of the key that was taken at its word, once the
+	// BMC has accepted the login. It may be nil and must not block.
+	Seen func(fingerprint string)
 }
 
 // TLS is how a BMC's certificate is checked. The zero value takes the

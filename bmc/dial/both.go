@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/bedplate/bedplate/bmc"
+	"github.com/bedplate/bedplate/bmc/vendor"
 )
 
 // both is a driver with a second one for what it lacks, which is opened when it
@@ -18,6 +19,10 @@ type both struct {
 	// refused is why the second one wasn't let in: that isn't tried again, as
 	// accounts get locked.
 	refused error
+	// vendor opens the driver of a manufacturer; nil: none is wanted.
+	vendor func(ctx context.Context, name string) (bmc.Driver, error)
+	// vendors are those that are open, by name.
+	vendors map[string]bmc.Driver
 }
 
 // or calls fn with the first driver, and with the second if the first lacks it.
@@ -88,11 +93,61 @@ func (b *both) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 	return or(ctx, b, func(d bmc.Driver) (io.ReadWriteCloser, error) { return d.Console(ctx) })
 }
 
-// Close closes both.
+// UpdateFirmware uploads by the manufacturer's driver where Redfish has no way.
+func (b *both) UpdateFirmware(ctx context.Context, u bmc.FirmwareUpdate) (bmc.TaskID, error) {
+	task, err := b.Driver.UpdateFirmware(ctx, u)
+	if !errors.Is(err, bmc.ErrUnsupported) || u.Image == nil || b.vendor == nil {
+		return task, err
+	}
+	id, idErr := b.Identity(ctx)
+	name := vendor.Of(id.Manufacturer)
+	if idErr != nil || name == "" {
+		return "", err
+	}
+	d, vendorErr := b.byVendor(ctx, name)
+	if vendorErr != nil {
+		return "", fmt.Errorf("%w (nor by the driver %s: %v)", err, name, vendorErr)
+	}
+	return d.UpdateFirmware(ctx, u)
+}
+
+// Task asks the driver that began it.
+func (b *both) Task(ctx context.Context, id bmc.TaskID) (bmc.Task, error) {
+	name := vendor.TaskProvider(id)
+	if name == "" || b.vendor == nil {
+		return b.Driver.Task(ctx, id)
+	}
+	d, err := b.byVendor(ctx, name)
+	if err != nil {
+		return bmc.Task{}, err
+	}
+	return d.Task(ctx, id)
+}
+
+// byVendor returns a manufacturer's driver, which is opened when it is first needed.
+func (b *both) byVendor(ctx context.Context, name string) (bmc.Driver, error) {
+	if d := b.vendors[name]; d != nil {
+		return d, nil
+	}
+	d, err := b.vendor(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if b.vendors == nil {
+		b.vendors = map[string]bmc.Driver{}
+	}
+	b.vendors[name] = d
+	return d, nil
+}
+
+// Close closes all.
 func (b *both) Close(ctx context.Context) error {
 	err := b.Driver.Close(ctx)
 	if b.opened != nil {
 		err = errors.Join(err, b.opened.Close(ctx))
+	}
+	for _, d := range b.vendors {
+		err = errors.Join(err, d.Close(ctx))
 	}
 	return err
 }

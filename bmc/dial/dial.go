@@ -6,7 +6,10 @@
 // signed by a known CA, because somebody in between who keeps Redfish from
 // answering would then be given an IPMI login, which is worth a guess at the
 // password. Where Redfish is there, IPMI is used besides for what Redfish or
-// that service hasn't got: the serial console, and an NMI on some.
+// that service hasn't got: the serial console, and an NMI on some. Firmware that
+// is to be uploaded, where the service has no way for that, is by the driver of
+// the machine's manufacturer in package vendor. A target that names such a
+// driver has that one alone, and IPMI for what it lacks.
 package dial
 
 import (
@@ -18,6 +21,7 @@ import (
 	"github.com/bedplate/bedplate/bmc"
 	"github.com/bedplate/bedplate/bmc/ipmi"
 	"github.com/bedplate/bedplate/bmc/redfish"
+	"github.com/bedplate/bedplate/bmc/vendor"
 )
 
 // Dialer opens sessions.
@@ -28,6 +32,9 @@ type Dialer struct {
 
 // Dial logs in to the target with the driver it wants.
 func (d Dialer) Dial(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	if t.Driver != "" {
+		return d.wanted(ctx, t)
+	}
 	switch t.Protocol {
 	case bmc.ProtocolIPMI:
 		return d.ipmi(ctx, t)
@@ -55,11 +62,32 @@ func (d Dialer) ipmi(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
 	return driver, nil
 }
 
+// wanted is the vendor's driver that the target names, with IPMI for what it
+// lacks; Intel AMT has none.
+func (d Dialer) wanted(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	first, err := d.vendor(ctx, t.Driver, t)
+	if err != nil || t.Driver == vendor.AMT {
+		return first, err
+	}
+	return &both{Driver: first, second: func(ctx context.Context) (bmc.Driver, error) { return d.ipmi(ctx, t) }}, nil
+}
+
+func (d Dialer) vendor(ctx context.Context, name string, t bmc.Target) (bmc.Driver, error) {
+	driver, err := vendor.Dial(ctx, name, t, d.Now)
+	if err != nil {
+		return nil, err
+	}
+	return driver, nil
+}
+
 // auto finds out what the BMC speaks.
 func (d Dialer) auto(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
 	first, err := d.firstOf(ctx, t)
 	if err == nil {
-		return &both{Driver: first, second: func(ctx context.Context) (bmc.Driver, error) { return d.ipmi(ctx, t) }}, nil
+		return &both{
+			Driver: first, second: func(ctx context.Context) (bmc.Driver, error) { return d.ipmi(ctx, t) },
+			vendor: func(ctx context.Context, name string) (bmc.Driver, error) { return d.vendor(ctx, name, t) },
+		}, nil
 	}
 	if t.TLS.Pin != "" || t.TLS.Roots != nil || !errors.Is(err, bmc.ErrUnsupported) && !errors.Is(err, bmc.ErrUnreachable) {
 		return nil, err

@@ -97,3 +97,28 @@ func TestDialer_Auto(t *testing.T) {
 		}
 	})
 }
+
+func TestDialer_Driver(t *testing.T) {
+	f, target := serve(t)
+	target.Driver = "gofish"
+	d, err := dialer.Dial(t.Context(), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	if d.Name() != "gofish" {
+		t.Errorf("it is driven by %s", d.Name())
+	}
+	if err := d.RequestPower(t.Context(), bmc.ActionOn); err != nil || f.Power() != bmc.PowerOn {
+		t.Errorf("power on: %v; the machine is %s", err, f.Power())
+	}
+	c, err := d.Console(t.Context())
+	if err != nil {
+		t.Fatalf("the serial console, by IPMI: %v", err)
+	}
+	_ = c.Close()
+	target.Driver = "acme"
+	if _, err := dialer.Dial(t.Context(), target); err == nil || !strings.Contains(err.Error(), "supermicro") {
+		t.Errorf("a driver that isn't there: %v", err)
+	}
+}

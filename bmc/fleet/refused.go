@@ -69,7 +69,7 @@ func (f *Fleet) newest(m *pb.Machine) *pb.Machine {
 func (f *Fleet) login(ctx context.Context, m *pb.Machine) (*pb.RefusedLogin, error) {
 	spec, own := m.GetSpec().GetBmc(), f.vault.find(m)
 	parts := []any{
-		m.GetMetadata().GetUid(), spec.GetAddress(), spec.GetProtocol(), spec.GetIpmiPort(), spec.GetUsername(),
+		m.GetMetadata().GetUid(), spec.GetAddress(), spec.GetProtocol(), spec.GetDriver(), spec.GetIpmiPort(), spec.GetUsername(),
 		own.Time.UnixNano(), own.Current, own.Pending,
 	}
 	text := "user " + spec.GetUsername() + " with the password that this server gave it"

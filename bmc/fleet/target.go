@@ -45,7 +45,7 @@ func (f *Fleet) targetWith(ctx context.Context, m *pb.Machine, own string) (bmc.
 	if spec.GetAddress() == "" {
 		return bmc.Target{}, fmt.Errorf("machine/%s %w", name, ErrNoBMC)
 	}
-	t := bmc.Target{Machine: machine.Name(name), Address: spec.GetAddress(), Username: spec.GetUsername(), Password: own, IPMIPort: uint16(spec.GetIpmiPort())}
+	t := bmc.Target{Machine: machine.Name(name), Address: spec.GetAddress(), Username: spec.GetUsername(), Password: own, IPMIPort: uint16(spec.GetIpmiPort()), Driver: spec.GetDriver()}
 	var err error
 	if t.Protocol, err = bmc.ParseProtocol(spec.GetProtocol()); err != nil {
 		return t, err

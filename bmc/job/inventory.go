@@ -55,7 +55,15 @@ func (c *Controller) ask(ctx context.Context, m *pb.Machine) (found, error) {
 	var f found
 	err := c.do(ctx, m, func(ctx context.Context, b *bmc.Client) (err error) {
 		f.driver = b.Name()
-		if f.identity, err = b.Identity(ctx); err != nil {
+		// One that has no inventory at all, as Intel AMT, is asked for its power:
+		// the session is proven.
+		f.identity, err = b.Identity(ctx)
+		if errors.Is(err, bmc.ErrUnsupported) {
+			f.inventory = &pb.Inventory{}
+			_, err = b.PowerState(ctx)
+			return err
+		}
+		if err != nil {
 			return fmt.Errorf("asking the BMC who the machine is: %w", err)
 		}
 		if f.inventory, err = b.Inventory(ctx); err != nil {

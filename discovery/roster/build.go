@@ -241,6 +241,9 @@ func (b *builder) bmc(f field) {
 	case "bmc_tls":
 		bmc.Tls = strings.ToLower(f.value)
 		b.from("spec.bmc.tls", f)
+	case "bmc_driver":
+		bmc.Driver = strings.ToLower(f.value)
+		b.from("spec.bmc.driver", f)
 	case "bmc_ipmi_port":
 		n, err := strconv.ParseUint(f.value, 10, 16)
 		if err != nil {

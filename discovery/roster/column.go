@@ -37,6 +37,7 @@ func Columns() []Column {
 		{Name: "bmc_tls", Also: []string{"tls"}, Doc: "spec.bmc.tls: pin, ca or insecure"},
 		{Name: "bmc_certificate_digest", Also: []string{"certificate_digest"}, Doc: "spec.bmc.certificate_digest"},
 		{Name: "bmc_ipmi_port", Also: []string{"ipmi_port"}, Doc: "spec.bmc.ipmi_port"},
+		{Name: "bmc_driver", Doc: "spec.bmc.driver: dell, supermicro, asrockrack, openbmc, amt or gofish"},
 		{Name: "bmc_mac", Also: []string{"bmc_mac_address", "ipmi_mac", "ilo_mac", "idrac_mac", "oob_mac"}, Doc: "the BMC's own MAC address: passwords may be listed by it"},
 		{Name: "rack", Doc: "spec.rack"},
 		{Name: "pool", Doc: "spec.pool"},

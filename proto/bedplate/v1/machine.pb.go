@@ -918,7 +918,17 @@ type BMC struct {
 	// Give the BMC a password that only the server knows, when the machine is enrolled and each time it is released.
 	RotatePassword bool `protobuf:"varint,8,opt,name=rotate_password,json=rotatePassword,proto3" json:"rotate_password,omitempty"`
 	// UDP port of IPMI. 0: 623, or with `protocol: ipmi` the one in the address.
-	IpmiPort      uint32 `protobuf:"varint,9,opt,name=ipmi_port,json=ipmiPort,proto3" json:"ipmi_port,omitempty"`
+	IpmiPort uint32 `protobuf:"varint,9,opt,name=ipmi_port,json=ipmiPort,proto3" json:"ipmi_port,omitempty"`
+	// Vendor's driver: dell, supermicro, asrockrack, openbmc, amt or gofish. Empty: Bedplate's own by `protocol`, and the vendor's for what they lack.
+	Driver string `protobuf:"bytes,10,opt,name=driver,proto3" json:"driver,omitempty"`
+	// How the serial console is reached: ipmi or ssh. Empty: ipmi.
+	Console string `protobuf:"bytes,11,opt,name=console,proto3" json:"console,omitempty"`
+	// `console: ssh` only. TCP port. 0: what the BMC says, else 22.
+	SshPort uint32 `protobuf:"varint,12,opt,name=ssh_port,json=sshPort,proto3" json:"ssh_port,omitempty"`
+	// `console: ssh` only. What is said to the BMC's shell to get the console, such as `console com2`. Empty: what the BMC says, else what its vendor has; `-`: nothing.
+	ConsoleCommand string `protobuf:"bytes,13,opt,name=console_command,json=consoleCommand,proto3" json:"console_command,omitempty"`
+	// `console: ssh` only. Fingerprint of the host key that is wanted, as `ssh-keygen -l` prints it: `SHA256:` and 43 characters. Empty: the one of the first contact.
+	SshHostKey    string `protobuf:"bytes,14,opt,name=ssh_host_key,json=sshHostKey,proto3" json:"ssh_host_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1014,6 +1024,41 @@ func (x *BMC) GetIpmiPort() uint32 {
 		return x.IpmiPort
 	}
 	return 0
+}
+
+func (x *BMC) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *BMC) GetConsole() string {
+	if x != nil {
+		return x.Console
+	}
+	return ""
+}
+
+func (x *BMC) GetSshPort() uint32 {
+	if x != nil {
+		return x.SshPort
+	}
+	return 0
+}
+
+func (x *BMC) GetConsoleCommand() string {
+	if x != nil {
+		return x.ConsoleCommand
+	}
+	return ""
+}
+
+func (x *BMC) GetSshHostKey() string {
+	if x != nil {
+		return x.SshHostKey
+	}
+	return ""
 }
 
 // MachineStatus is what was seen of a machine.
@@ -1295,7 +1340,11 @@ type BMCStatus struct {
 	// Capabilities that it was seen to have, such as power, boot-device, virtual-media, console.
 	Capabilities []string `protobuf:"bytes,17,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// Login that the BMC refuses. It isn't tried again until the Secret or spec.bmc changes, or a person asks.
-	RefusedLogin  *RefusedLogin `protobuf:"bytes,18,opt,name=refused_login,json=refusedLogin,proto3" json:"refused_login,omitempty"`
+	RefusedLogin *RefusedLogin `protobuf:"bytes,18,opt,name=refused_login,json=refusedLogin,proto3" json:"refused_login,omitempty"`
+	// It tells of changes as they happen; otherwise it is polled.
+	Events bool `protobuf:"varint,19,opt,name=events,proto3" json:"events,omitempty"`
+	// Fingerprint of the SSH host key that was pinned on first contact.
+	SshHostKey    string `protobuf:"bytes,20,opt,name=ssh_host_key,json=sshHostKey,proto3" json:"ssh_host_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1454,6 +1503,20 @@ func (x *BMCStatus) GetRefusedLogin() *RefusedLogin {
 		return x.RefusedLogin
 	}
 	return nil
+}
+
+func (x *BMCStatus) GetEvents() bool {
+	if x != nil {
+		return x.Events
+	}
+	return false
+}
+
+func (x *BMCStatus) GetSshHostKey() string {
+	if x != nil {
+		return x.SshHostKey
+	}
+	return ""
 }
 
 // Difference is one thing that isn't as expected.
@@ -2076,7 +2139,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x06switch\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06switch\x12)\n" +
 	"\vswitch_port\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\n" +
 	"switchPort\x12\x1c\n" +
-	"\x04vlan\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\xfe\x1fR\x04vlan\"\xbd\x03\n" +
+	"\x04vlan\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\xfe\x1fR\x04vlan\"\xe1\x05\n" +
 	"\x03BMC\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\aaddress\x12$\n" +
 	"\busername\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\busername\x121\n" +
@@ -2086,7 +2149,16 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\x12certificate_digest\x18\x06 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x11certificateDigest\x120\n" +
 	"\x0eca_certificate\x18\a \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04R\rcaCertificate\x12'\n" +
 	"\x0frotate_password\x18\b \x01(\bR\x0erotatePassword\x12&\n" +
-	"\tipmi_port\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\bipmiPort\"\xf4\a\n" +
+	"\tipmi_port\x18\t \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\bipmiPort\x12S\n" +
+	"\x06driver\x18\n" +
+	" \x01(\tB;\xbaH8r6R\x00R\x04dellR\n" +
+	"supermicroR\n" +
+	"asrockrackR\aopenbmcR\x03amtR\x06gofishR\x06driver\x12,\n" +
+	"\aconsole\x18\v \x01(\tB\x12\xbaH\x0fr\rR\x00R\x04ipmiR\x03sshR\aconsole\x12$\n" +
+	"\bssh_port\x18\f \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\asshPort\x121\n" +
+	"\x0fconsole_command\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x0econsoleCommand\x12F\n" +
+	"\fssh_host_key\x18\x0e \x01(\tB$\xbaH!r\x1f2\x1d^(SHA256:[A-Za-z0-9+/]{43})?$R\n" +
+	"sshHostKey\"\xf4\a\n" +
 	"\rMachineStatus\x12/\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x19.bedplate.v1.MachineStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x129\n" +
@@ -2114,7 +2186,7 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\rbmc_inventory\x18\x15 \x01(\v2\x16.bedplate.v1.InventoryR\fbmcInventory\x12!\n" +
 	"\frequested_by\x18\x16 \x01(\tR\vrequestedBy\x12\x12\n" +
 	"\x04rule\x18\x17 \x01(\tR\x04rule\x12#\n" +
-	"\rlife_workflow\x18\x18 \x01(\tR\flifeWorkflow\"\xed\x05\n" +
+	"\rlife_workflow\x18\x18 \x01(\tR\flifeWorkflow\"\xa7\x06\n" +
 	"\tBMCStatus\x12-\n" +
 	"\x05power\x18\x01 \x01(\x0e2\x17.bedplate.v1.PowerStateR\x05power\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x12#\n" +
@@ -2135,7 +2207,10 @@ const file_bedplate_v1_machine_proto_rawDesc = "" +
 	"\rboot_override\x18\x0f \x01(\tR\fbootOverride\x12?\n" +
 	"\rpassword_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\fpasswordTime\x12\"\n" +
 	"\fcapabilities\x18\x11 \x03(\tR\fcapabilities\x12>\n" +
-	"\rrefused_login\x18\x12 \x01(\v2\x19.bedplate.v1.RefusedLoginR\frefusedLogin\"F\n" +
+	"\rrefused_login\x18\x12 \x01(\v2\x19.bedplate.v1.RefusedLoginR\frefusedLogin\x12\x16\n" +
+	"\x06events\x18\x13 \x01(\bR\x06events\x12 \n" +
+	"\fssh_host_key\x18\x14 \x01(\tR\n" +
+	"sshHostKey\"F\n" +
 	"\n" +
 	"Difference\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
