@@ -32,6 +32,14 @@ type Dialer struct {
 
 // Dial logs in to the target with the driver it wants.
 func (d Dialer) Dial(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
+	driver, err := d.dial(ctx, t)
+	if err != nil || t.SSH == nil {
+		return driver, err
+	}
+	return withShell{Driver: driver, target: t}, nil
+}
+
+func (d Dialer) dial(ctx context.Context, t bmc.Target) (bmc.Driver, error) {
 	if t.Driver != "" {
 		return d.wanted(ctx, t)
 	}

@@ -83,6 +83,8 @@ type member struct {
 	machine *pb.Machine
 	// pin is the certificate of the first contact, until the machine's status has it.
 	pin bmc.Pin
+	// hostKey is the SSH host key of the first contact, until the machine's status has it.
+	hostKey string
 	// seen is what is known beyond the machine's status, and not worth a write.
 	seen contact
 	// next is when it is polled.
@@ -265,7 +267,38 @@ func (f *Fleet) Console(ctx context.Context, name string) (io.ReadWriteCloser, e
 	if err != nil {
 		return nil, err
 	}
-	return f.pool.Console(ctx, t)
+	c, err := f.pool.Console(ctx, t)
+	f.noteLogin(ctx, m, err == nil, err)
+	if err == nil && t.SSH != nil {
+		err = f.pinHostKey(ctx, name)
+	}
+	if err != nil && c != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, err
+}
+
+// pinHostKey keeps the SSH host key of a first contact, if there was one.
+func (f *Fleet) pinHostKey(ctx context.Context, name string) error {
+	f.mu.Lock()
+	key := ""
+	if m := f.members[name]; m != nil {
+		key = m.hostKey
+	}
+	f.mu.Unlock()
+	if key == "" {
+		return nil
+	}
+	err := f.Record(ctx, name, func(s *pb.BMCStatus) {
+		if s.SshHostKey == "" {
+			s.SshHostKey = key
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("keeping the SSH host key of the BMC of machine/%s: %w", name, err)
+	}
+	return nil
 }
 
 // ErrNoBMC means that there is no such machine, or it has no BMC.

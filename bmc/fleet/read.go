@@ -198,7 +198,8 @@ func (l *live) apply(s *pb.BMCStatus) {
 }
 
 // Trust pins the certificate that the machine's BMC shows now, in place of the
-// one that was pinned before. With want it must be that one.
+// one that was pinned before. With want it must be that one. The SSH host key
+// is pinned anew as well, at the next console.
 func (f *Fleet) Trust(ctx context.Context, r *pb.TrustMachineBMCRequest) (*pb.GetMachineBMCResponse, error) {
 	name := r.GetName()
 	m, err := f.Machine(name)
@@ -215,10 +216,12 @@ func (f *Fleet) Trust(ctx context.Context, r *pb.TrustMachineBMCRequest) (*pb.Ge
 	}
 	f.mu.Lock()
 	if had := f.members[name]; had != nil {
-		had.pin = ""
+		had.pin, had.hostKey = "", ""
 	}
 	f.mu.Unlock()
-	if err := f.Record(ctx, name, func(s *pb.BMCStatus) { s.CertificateDigest = r.GetCertificateDigest() }); err != nil {
+	if err := f.Record(ctx, name, func(s *pb.BMCStatus) {
+		s.CertificateDigest, s.SshHostKey = r.GetCertificateDigest(), ""
+	}); err != nil {
 		return nil, err
 	}
 	f.pool.Forget(ctx, machine.Name(name))

@@ -53,6 +53,9 @@ func (f *Fleet) targetWith(ctx context.Context, m *pb.Machine, own string) (bmc.
 	if t.TLS, err = f.tls(m); err != nil {
 		return t, err
 	}
+	if spec.GetConsole() == "ssh" {
+		t.SSH = f.ssh(m)
+	}
 	if own == "" {
 		t.Password, err = f.firstPassword(ctx, m)
 	}
@@ -80,6 +83,24 @@ func (f *Fleet) tls(m *pb.Machine) (bmc.TLS, error) {
 		return bmc.TLS{Pin: pin}, err
 	}
 	return bmc.TLS{}, nil
+}
+
+// ssh returns how the machine's serial console is reached by SSH. The host key
+// of the first contact is wanted from then on.
+func (f *Fleet) ssh(m *pb.Machine) *bmc.SSH {
+	spec, name := m.GetSpec().GetBmc(), m.GetMetadata().GetName()
+	way := &bmc.SSH{Port: uint16(spec.GetSshPort()), Command: spec.GetConsoleCommand(), HostKey: spec.GetSshHostKey()}
+	if way.HostKey == "" {
+		way.HostKey = f.newest(m).GetStatus().GetBmc().GetSshHostKey()
+	}
+	way.Seen = func(fingerprint string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if had := f.members[name]; had != nil {
+			had.hostKey = fingerprint
+		}
+	}
+	return way
 }
 
 // firstPassword returns the password that a person has given: the Secret's key

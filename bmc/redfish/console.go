@@ -27,3 +27,13 @@ func (d *Driver) ConsoleWays(ctx context.Context) (ipmi, ssh bool, err error) {
 	}
 	return s.SerialConsole.IPMI.ServiceEnabled, s.SerialConsole.SSH.ServiceEnabled, nil
 }
+
+// SSHConsole says where the service offers the serial console by SSH, and what
+// gets it from the shell there; zero values where it doesn't say.
+func (d *Driver) SSHConsole(ctx context.Context) (port uint16, command string, err error) {
+	s, err := d.system(ctx)
+	if err != nil || !s.SerialConsole.SSH.ServiceEnabled {
+		return 0, "", err
+	}
+	return s.SerialConsole.SSH.Port, s.SerialConsole.SSH.Command, nil
+}
