@@ -277,8 +277,13 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 	if url == "" {
 		return nil, fmt.Errorf("image %s has neither a URL nor content: import it with `bedplate image import %s --file …`", name, name)
 	}
+	finish, err := finishFacts(i.GetSpec())
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", name, err)
+	}
 	return map[string]any{
-		"name": name, "url": url, "digest": digest, "size_bytes": float64(size),
+		"finish": finish,
+		"name":   name, "url": url, "digest": digest, "size_bytes": float64(size),
 		"format": i.GetSpec().GetFormat(), "compression": i.GetSpec().GetCompression(),
 		"root_partition": float64(i.GetSpec().GetRootPartition()), "os": i.GetSpec().GetOs(), "os_version": i.GetSpec().GetOsVersion(),
 		"architecture": i.GetSpec().GetArchitecture(), "configuration": orText(i.GetSpec().GetConfiguration(), "cloud-init"),
@@ -304,13 +309,15 @@ func (e *Engine) baseFor(m *pb.Machine) string {
 // serverFacts are what expressions see as `server`.
 func (e *Engine) serverFacts(m *pb.Machine, i *pb.Instance) map[string]string {
 	base := e.baseFor(m)
-	facts := map[string]string{"http_url": base, "network_config_url": ""}
+	facts := map[string]string{"http_url": base, "network_config_url": "", "metadata_url": "", "ignition_url": ""}
 	if a, err := netip.ParseAddr(m.GetStatus().GetAgent().GetAddress()); err == nil {
 		facts["registry"] = hostPort(e.networks.serverAddress(a), e.cfg.httpPort())
 	}
 	if i != nil {
-		url := base + "/nocloud/" + e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid()) + "/"
+		key := e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid())
+		url := base + "/nocloud/" + key + "/"
 		facts["metadata_url"] = url
+		facts["ignition_url"] = base + "/ignition/" + key + "/config.ign"
 		if i.GetSpec().GetNetworkConfig() != "" || m.GetSpec().GetNetwork() != nil || withoutDHCP(machineValue(m), e.networks) {
 			facts["network_config_url"] = url + "network-config"
 		}

@@ -101,7 +101,7 @@ func (d *documents) document(i *pb.Instance, m machine.Machine) metadata.Documen
 	doc := metadata.Document{
 		Machine: m.Name, InstanceID: "i-" + i.GetMetadata().GetUid(), Hostname: i.GetSpec().GetHostname(),
 		SSHKeys: i.GetSpec().GetSshKeys(), UserData: []byte(i.GetSpec().GetUserData()), NetworkConfig: []byte(i.GetSpec().GetNetworkConfig()),
-		Labels: i.GetMetadata().GetLabels(),
+		Labels: i.GetMetadata().GetLabels(), Ignition: i.GetSpec().GetIgnition(), KernelArguments: i.GetSpec().GetKernelArguments(),
 	}
 	if len(doc.NetworkConfig) == 0 {
 		doc.NetworkConfig, doc.NetworkErr = d.network(m)

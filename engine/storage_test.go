@@ -32,7 +32,12 @@ func calls(t *testing.T, spec *pb.InstanceSpec) map[string]map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
+	images, err := structpb.NewStruct(map[string]any{"debian": map[string]any{"finish": map[string]any{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	bound := compiled.Bind(&pb.Plan{
+		Images:   images,
 		Template: install.Spec, Instance: facts,
 		Inputs:  map[string]*structpb.Value{"image": structpb.NewStringValue("debian"), "disk_hint": structpb.NewStringValue("disk.size > 1*GB")},
 		Secrets: map[string]*pb.SecretValues{"vault": {Data: map[string]string{"passphrase": "open sesame", "other": "x"}}, "unasked": {Data: map[string]string{"passphrase": "y"}}},

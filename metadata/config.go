@@ -29,6 +29,11 @@ type Document struct {
 	// NetworkErr says why there is no NetworkConfig that there should be: asking
 	// for it is answered with an error then, so that no machine comes up without.
 	NetworkErr error
+	// Ignition is what the user wrote for Ignition, Butane or JSON; KernelArguments
+	// are the system's, User is who gets SSHKeys (empty: the image's own default).
+	Ignition        string
+	KernelArguments []string
+	User            string
 	// VendorData goes beside our own. Its first line must say what it is, such
 	// as #cloud-config.
 	VendorData []byte

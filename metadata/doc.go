@@ -1,8 +1,9 @@
 // Package metadata tells an installed machine who it is, over HTTP, in the forms
-// that cloud-init's NoCloud and Ec2 datasources read, and hears when its first
-// boot is done.
+// that cloud-init's NoCloud and Ec2 datasources and Ignition read, and hears when
+// its first boot is done.
 //
 //	GET /nocloud/{key}/meta-data, user-data, vendor-data, network-config
+//	GET /ignition/{key}/config.ign
 //	POST /phone-home/{key}      cloud-init's phone_home, when the first boot is done
 //	GET /latest/meta-data/...   EC2 style, by the peer's address; also under dates
 //	GET /latest/user-data

@@ -14,6 +14,7 @@ import (
 
 const (
 	nocloudPrefix   = "/nocloud/"
+	ignitionPrefix  = "/ignition/"
 	phoneHomePrefix = "/phone-home/"
 	maxKey          = 128
 )
@@ -26,7 +27,7 @@ func versions() []string {
 
 // Prefixes are the path prefixes that Handler is to be mounted at.
 func Prefixes() []string {
-	prefixes := []string{nocloudPrefix, phoneHomePrefix}
+	prefixes := []string{nocloudPrefix, ignitionPrefix, phoneHomePrefix}
 	for _, v := range versions() {
 		prefixes = append(prefixes, "/"+v+"/")
 	}
@@ -60,6 +61,7 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+nocloudPrefix+"{key}/{file}", s.serveNoCloud)
+	mux.HandleFunc("GET "+ignitionPrefix+"{key}/config.ign", s.serveIgnition)
 	mux.HandleFunc("POST "+phoneHomePrefix+"{key}", s.servePhoneHome)
 	for _, v := range versions() {
 		mux.HandleFunc("GET /"+v+"/{path...}", s.serveEC2)
@@ -130,7 +132,9 @@ func (s *Server) byKey(r *http.Request, kind string) (Document, bool) {
 
 // reply sends content that a machine asked for.
 func (s *Server) reply(w http.ResponseWriter, r *http.Request, content []byte) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	if r.Method != http.MethodHead {
 		// The client is gone if this fails; it asks again.

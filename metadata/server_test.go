@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/ignition/v2/config"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -68,6 +69,42 @@ func document() Document {
 		LocalIPv4: own, MACs: []machine.MAC{{0x52, 0x54, 0, 0x77, 0, 1}},
 		Labels: map[string]string{"role": "web", "example.com/rack": "r1", "yes": "no"},
 	}
+}
+
+// TestServer_Ignition is about the whole way; package ignition tests the joining.
+func TestServer_Ignition(t *testing.T) {
+	get := func(doc Document) (int, string) {
+		s := newServer(t, &site{byKey: map[string]Document{"K": doc}}, "http://10.77.0.1:8080")
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "/ignition/K/config.ign", nil)
+		r.RemoteAddr = "10.77.0.11:1234"
+		s.Handler().ServeHTTP(w, r)
+		return w.Code, w.Body.String()
+	}
+	t.Run("the system gets its host name, keys and the address to report to", func(t *testing.T) {
+		code, body := get(document())
+		if code != http.StatusOK {
+			t.Fatalf("%d %s", code, body)
+		}
+		c, rep, err := config.Parse([]byte(body))
+		if err != nil {
+			t.Fatalf("Ignition doesn't take it: %v\n%s", err, rep)
+		}
+		var paths []string
+		for _, f := range c.Storage.Files {
+			paths = append(paths, f.Path)
+		}
+		if got := fmt.Sprintf("%s %s %d", paths, c.Passwd.Users[0].Name, len(c.Passwd.Users[0].SSHAuthorizedKeys)); got != "[/etc/bedplate/phone-home /etc/hostname] core 2" {
+			t.Error(got)
+		}
+	})
+	t.Run("what can't be read is the machine's to see", func(t *testing.T) {
+		doc := document()
+		doc.Ignition = "variant: nothing"
+		if code, body := get(doc); code != http.StatusUnprocessableEntity || !strings.Contains(body, "spec.ignition") {
+			t.Errorf("%d %s", code, body)
+		}
+	})
 }
 
 func newSite() *site {

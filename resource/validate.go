@@ -208,6 +208,7 @@ func checkSpec(obj Object, errs *FieldErrors) {
 }
 
 func checkImage(s *pb.ImageSpec, errs *FieldErrors) {
+	checkFinish(s.GetFinish(), errs)
 	if s.GetUrl() == "" {
 		return
 	}
@@ -240,6 +241,7 @@ func checkInstance(s *pb.InstanceSpec, errs *FieldErrors) {
 	}
 	checkHostname("spec.hostname", s.GetHostname(), errs)
 	checkStorage(s.GetStorage(), errs)
+	checkConfiguration(s, errs)
 	for i, key := range s.GetSshKeys() {
 		if !isSSHKey(key) {
 			errs.add(joinIndex("spec.ssh_keys", i), "not an OpenSSH public key such as `ssh-ed25519 AAAA… name`")

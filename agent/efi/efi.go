@@ -162,15 +162,23 @@ var suffixes = map[string]string{"amd64": "x64", "arm64": "aa64", "386": "ia32",
 // vendors are the folders that distributions put their loaders into.
 var vendors = []string{"debian", "ubuntu", "fedora", "centos", "rocky", "almalinux", "redhat", "opensuse", "sles", "arch", "systemd", "flatcar"}
 
-// loader finds the file to start: the one that was asked for, else shim (which
-// Secure Boot wants), GRUB or systemd-boot of the installed system, else the
-// fallback loader.
+// loader finds the file to start on a partition.
 func (s *Service) loader(ctx context.Context, path string, part disk.Part, want string) (loader string, err error) {
 	esp, err := s.Mount(ctx, path, fmt.Sprint(part.Number))
 	if err != nil {
 		return "", fmt.Errorf("looking for the loader: %w", err)
 	}
 	defer func() { err = errors.Join(err, esp.Close()) }()
+	if loader, err = s.Loader(esp, want); err != nil {
+		return "", fmt.Errorf("partition %s: %w", part, err)
+	}
+	return loader, nil
+}
+
+// Loader finds the file to start on a mounted EFI system partition: the one that
+// was asked for, else shim (which Secure Boot wants), GRUB or systemd-boot of the
+// installed system, else the fallback loader. Its path has backslashes.
+func (s *Service) Loader(esp interface{ Exists(string) bool }, want string) (string, error) {
 	var candidates []string
 	if want != "" {
 		candidates = []string{strings.ReplaceAll(want, `\`, "/")}
@@ -181,7 +189,7 @@ func (s *Service) loader(ctx context.Context, path string, part disk.Part, want 
 				candidates = append(candidates, "/EFI/"+v+"/"+file)
 			}
 		}
-		candidates = append(candidates, "/EFI/BOOT/BOOT"+strings.ToUpper(x)+".EFI")
+		candidates = append(candidates, s.Fallback())
 	}
 	for _, c := range candidates {
 		if esp.Exists(c) {
@@ -189,7 +197,12 @@ func (s *Service) loader(ctx context.Context, path string, part disk.Part, want 
 		}
 	}
 	if want != "" {
-		return "", fmt.Errorf("partition %s has no file %s", part, want)
+		return "", fmt.Errorf("it has no file %s", want)
 	}
-	return "", fmt.Errorf("partition %s has no known loader, nor %s: give `loader`", part, candidates[len(candidates)-1])
+	return "", fmt.Errorf("there is no known loader, nor %s: give `loader`", candidates[len(candidates)-1])
+}
+
+// Fallback is where firmware without an entry looks for a loader (§3.5.1.1).
+func (s *Service) Fallback() string {
+	return "/EFI/BOOT/BOOT" + strings.ToUpper(suffixes[s.Architecture]) + ".EFI"
 }

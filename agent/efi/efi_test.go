@@ -250,7 +250,7 @@ func TestBootEntry(t *testing.T) {
 		with map[string]any
 		want string
 	}{
-		"no such loader":     {map[string]any{"loader": "/EFI/x.efi"}, "has no file /EFI/x.efi"},
+		"no such loader":     {map[string]any{"loader": "/EFI/x.efi"}, "it has no file /EFI/x.efi"},
 		"no ESP there":       {map[string]any{"partition": 1}, "so firmware can't read it"},
 		"no such partition":  {map[string]any{"partition": "9"}, "there is no partition 9"},
 		"no such place":      {map[string]any{"order": "second"}, `"second" is none of last, first`},

@@ -16,6 +16,7 @@ import (
 	"github.com/bedplate/bedplate/agent/disk/erase"
 	"github.com/bedplate/bedplate/agent/efi"
 	"github.com/bedplate/bedplate/agent/file"
+	"github.com/bedplate/bedplate/agent/finish"
 	"github.com/bedplate/bedplate/agent/hardware"
 	"github.com/bedplate/bedplate/agent/image"
 	"github.com/bedplate/bedplate/agent/inventory"
@@ -70,6 +71,13 @@ func (m *machine) executors() (step.Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	finishing, err := finish.New(finish.Config{
+		Files: files, Make: disks.Steps()["disk.format"], BootEntry: entries.Steps()["efi.boot-entry"],
+		Loader: entries.Loader, Fallback: entries.Fallback(), Log: m.log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	tests, err := hardware.New(hardware.Config{
 		Disks: m.disks, Devices: inventory.Linux{Dev: "/dev"}, Identity: m.identity.get, Random: rand.Reader, Now: time.Now, Log: m.log,
 	})
@@ -99,7 +107,7 @@ func (m *machine) executors() (step.Set, error) {
 	}
 	machine := boot.Machine{Leave: m.leave, Load: boot.LoadKernel, Mount: boot.MountReadOnly(temp), Partitions: boot.Partitions, Temp: temp}
 	for _, more := range []step.Set{
-		disks.Steps(), images.Steps(), files.Steps(), entries.Steps(), volumes.Steps(), tests.Steps(), rescues.Steps(), machine.Executors(),
+		disks.Steps(), images.Steps(), finishing.Steps(), files.Steps(), entries.Steps(), volumes.Steps(), tests.Steps(), rescues.Steps(), machine.Executors(),
 		erasure.Steps(), wipe.New(wipe.Config{}).Steps(),
 	} {
 		maps.Copy(set, more)

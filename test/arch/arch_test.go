@@ -35,8 +35,11 @@ var allowed = map[string][]string{
 	// What a machine's network is to be, and every system's way of saying it.
 	"network": {"proto", "machine"},
 
+	// What people write for Ignition: checked where resources are, joined where metadata is.
+	"ignition": {},
+
 	// Typed access to the store, and what is written through it.
-	"resource": {"store", "proto", "machine", "layout", "network"},
+	"resource": {"store", "proto", "machine", "layout", "network", "ignition"},
 	"event":    {"resource", "store", "proto"},
 
 	// Boot services: machine types only.
@@ -45,7 +48,7 @@ var allowed = map[string][]string{
 	"dhcp/lease": {"machine"},
 	"tftp":       {"machine"},
 	"ipxe":       {"machine"},
-	"metadata":   {"machine"},
+	"metadata":   {"machine", "ignition"},
 	// Boot media are records in the store, enrol with tokens, and are images.
 	"media": {"machine", "machine/medium", "store", "store/bolt", "trust", "images/agentos", "images/iso"},
 

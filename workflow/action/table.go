@@ -22,7 +22,7 @@ var eraseMethods = []string{
 }
 
 // built is made once and only read.
-var built = slices.Concat(disks(), layouts(), files(), boot(), tests(), rescue(), general())
+var built = slices.Concat(disks(), finishing(), layouts(), files(), boot(), tests(), rescue(), general())
 
 func table() []Action { return built }
 
@@ -150,6 +150,36 @@ func disks() []Action {
 			},
 			Idempotent:     true,
 			DefaultTimeout: 2 * time.Hour,
+		},
+	}
+}
+
+// finishing is apart from disks for its length alone.
+func finishing() []Action {
+	return []Action{
+		{
+			Name: "image.finish",
+			Doc:  "Puts right what the image's own data (`spec.finish` of the Image) says, right after it was written: its last file system takes all of its partition, files with the instance's configuration go to where the system reads them, the machine id and SSH host keys of the image are removed, kernel arguments are appended to the boot loader's configuration, and the firmware is told of the system.",
+			Inputs: []Input{
+				{Name: "image", Type: String, Required: true, Doc: "Name of the Image."},
+				{Name: "disk", Type: String, Required: true, Doc: "Disk that it was written to."},
+				{Name: "kernel_arguments", Type: Strings, Doc: "Kernel arguments that are appended besides the image's."},
+				{Name: "grow", Type: Bool, Default: "true", Doc: "False leaves the file systems as they are, whatever the image says."},
+			},
+			Outputs: []Output{
+				{Name: "grown", Type: Bool, Doc: "A file system grew."},
+				{Name: "files", Type: Int, Doc: "Number of files that were written."},
+				{Name: "boot_files", Type: Strings, Doc: "Configurations of boot loaders that have the kernel arguments, such as `1:/boot/grub/grub.cfg`."},
+				{Name: "entry", Type: String, Doc: "Name of the firmware's variable; empty where none was asked for, and on BIOS."},
+			},
+			Errors: []string{
+				"No such partition: those that are there are listed.",
+				"The file system refuses to grow, with the kernel's own reason.",
+				"There are kernel arguments, but no boot loader's configuration.",
+				"The instance's configuration can't be fetched.",
+			},
+			Idempotent:     true,
+			DefaultTimeout: 15 * time.Minute,
 		},
 	}
 }

@@ -255,9 +255,11 @@ func baseSchema() schema {
 	fields := maps.Clone(disk.fields)
 	fields["size"] = num
 	s[typeDisk] = &object{name: typeDisk, fields: fields}
-	s[typeServer] = &object{name: typeServer, fields: map[string]field{"http_url": str, "registry": str, "metadata_url": str, "network_config_url": str, "address": str}}
+	s[typeServer] = &object{name: typeServer, fields: map[string]field{"http_url": str, "registry": str, "metadata_url": str, "network_config_url": str, "ignition_url": str, "address": str}}
+	finish := s.message((&pb.ImageFinish{}).ProtoReflect().Descriptor())
 	s[typeImage] = &object{name: typeImage, fields: map[string]field{
-		"url": str, "digest": str, "format": str, "compression": str, "size_bytes": num, "root_partition": num,
+		"finish": objectField(finish),
+		"url":    str, "digest": str, "format": str, "compression": str, "size_bytes": num, "root_partition": num,
 		"os": str, "os_version": str, "architecture": str, "configuration": str, "handover": str,
 	}}
 	s[typeFailure] = &object{name: typeFailure, fields: map[string]field{"step": str, "error": str}}

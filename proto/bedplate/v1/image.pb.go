@@ -160,11 +160,14 @@ type ImageSpec struct {
 	Architecture string `protobuf:"bytes,8,opt,name=architecture,proto3" json:"architecture,omitempty"`
 	// Number of the partition that holds the root file system; 0: the largest one.
 	RootPartition uint32 `protobuf:"varint,9,opt,name=root_partition,json=rootPartition,proto3" json:"root_partition,omitempty"`
-	// How configuration reaches it: cloud-init or none. Empty: cloud-init.
+	// How configuration reaches it: cloud-init, ignition, talos or none. Empty: cloud-init.
+	// Where an image reads Ignition or Talos configuration is in `finish`.
 	Configuration string `protobuf:"bytes,10,opt,name=configuration,proto3" json:"configuration,omitempty"`
 	// How a machine goes over to it after installation: auto or reboot. Empty: auto, which
 	// goes without the firmware (kexec) where the machine waited and that is safe.
-	Handover      string `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
+	Handover string `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
+	// What is put right on the disk right after the image was written.
+	Finish        *ImageFinish `protobuf:"bytes,30,opt,name=finish,proto3" json:"finish,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -276,6 +279,263 @@ func (x *ImageSpec) GetHandover() string {
 	return ""
 }
 
+func (x *ImageSpec) GetFinish() *ImageFinish {
+	if x != nil {
+		return x.Finish
+	}
+	return nil
+}
+
+// ImageFinish is what is put right on a disk after an image was written to it,
+// in this order.
+type ImageFinish struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last partition takes the rest of the disk, and its file system with it (ext4, XFS, Btrfs).
+	Grow bool `protobuf:"varint,1,opt,name=grow,proto3" json:"grow,omitempty"`
+	// The root file system's /etc/machine-id becomes empty, so that the machine makes one of its own (machine-id(5)).
+	ResetMachineId bool `protobuf:"varint,2,opt,name=reset_machine_id,json=resetMachineId,proto3" json:"reset_machine_id,omitempty"`
+	// SSH host keys that came with the image are removed.
+	RemoveSshHostKeys bool `protobuf:"varint,3,opt,name=remove_ssh_host_keys,json=removeSshHostKeys,proto3" json:"remove_ssh_host_keys,omitempty"`
+	// Files that are written into the image's partitions.
+	Files []*ImageFile `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
+	// Appended to the kernel arguments in GRUB's configuration and in entries of the Boot Loader
+	// Specification. `${ignition_url}`, `${talos_url}` and `${metadata_url}` stand for the instance's URLs.
+	KernelArguments []string `protobuf:"bytes,5,rep,name=kernel_arguments,json=kernelArguments,proto3" json:"kernel_arguments,omitempty"`
+	// The firmware's entry for the system (UEFI).
+	BootEntry     *ImageBootEntry `protobuf:"bytes,6,opt,name=boot_entry,json=bootEntry,proto3" json:"boot_entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageFinish) Reset() {
+	*x = ImageFinish{}
+	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageFinish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageFinish) ProtoMessage() {}
+
+func (x *ImageFinish) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageFinish.ProtoReflect.Descriptor instead.
+func (*ImageFinish) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ImageFinish) GetGrow() bool {
+	if x != nil {
+		return x.Grow
+	}
+	return false
+}
+
+func (x *ImageFinish) GetResetMachineId() bool {
+	if x != nil {
+		return x.ResetMachineId
+	}
+	return false
+}
+
+func (x *ImageFinish) GetRemoveSshHostKeys() bool {
+	if x != nil {
+		return x.RemoveSshHostKeys
+	}
+	return false
+}
+
+func (x *ImageFinish) GetFiles() []*ImageFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ImageFinish) GetKernelArguments() []string {
+	if x != nil {
+		return x.KernelArguments
+	}
+	return nil
+}
+
+func (x *ImageFinish) GetBootEntry() *ImageBootEntry {
+	if x != nil {
+		return x.BootEntry
+	}
+	return nil
+}
+
+// ImageFile is a file that is written into a partition of an image.
+type ImageFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number, label, `root` or `esp`. Empty: root.
+	Partition string `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Path in that partition.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Whose content it gets: ignition, talos, user-data, vendor-data, meta-data or network-config of the instance.
+	// Empty: `content`.
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// Content, with the same `${…_url}` as kernel arguments.
+	Content string `protobuf:"bytes,4,opt,name=content,proto3" json:"content,omitempty"`
+	// Permissions in octal. Empty: 0600 for a source, else 0644.
+	Mode string `protobuf:"bytes,5,opt,name=mode,proto3" json:"mode,omitempty"`
+	// A file system that is made in the partition if it has none: ext4, xfs or vfat.
+	Make          string `protobuf:"bytes,6,opt,name=make,proto3" json:"make,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageFile) Reset() {
+	*x = ImageFile{}
+	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageFile) ProtoMessage() {}
+
+func (x *ImageFile) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageFile.ProtoReflect.Descriptor instead.
+func (*ImageFile) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ImageFile) GetPartition() string {
+	if x != nil {
+		return x.Partition
+	}
+	return ""
+}
+
+func (x *ImageFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ImageFile) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ImageFile) GetContent() string {
+	if x != nil {
+		return x.Content
+	}
+	return ""
+}
+
+func (x *ImageFile) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ImageFile) GetMake() string {
+	if x != nil {
+		return x.Make
+	}
+	return ""
+}
+
+// ImageBootEntry is an entry of the firmware's boot manager.
+type ImageBootEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name in the firmware's menu. Empty: Bedplate.
+	Label string `protobuf:"bytes,1,opt,name=label,proto3" json:"label,omitempty"`
+	// Path of the loader on the EFI system partition. Empty: the shim, GRUB or systemd-boot that is found.
+	Loader string `protobuf:"bytes,2,opt,name=loader,proto3" json:"loader,omitempty"`
+	// The loader is copied to EFI/BOOT/BOOTX64.EFI (BOOTAA64.EFI) if nothing is there, for firmware
+	// that forgets its entries.
+	Fallback      bool `protobuf:"varint,3,opt,name=fallback,proto3" json:"fallback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageBootEntry) Reset() {
+	*x = ImageBootEntry{}
+	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageBootEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageBootEntry) ProtoMessage() {}
+
+func (x *ImageBootEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageBootEntry.ProtoReflect.Descriptor instead.
+func (*ImageBootEntry) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ImageBootEntry) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *ImageBootEntry) GetLoader() string {
+	if x != nil {
+		return x.Loader
+	}
+	return ""
+}
+
+func (x *ImageBootEntry) GetFallback() bool {
+	if x != nil {
+		return x.Fallback
+	}
+	return false
+}
+
 // ImageStatus is what was seen of an image.
 type ImageStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -291,7 +551,7 @@ type ImageStatus struct {
 
 func (x *ImageStatus) Reset() {
 	*x = ImageStatus{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	mi := &file_bedplate_v1_image_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +563,7 @@ func (x *ImageStatus) String() string {
 func (*ImageStatus) ProtoMessage() {}
 
 func (x *ImageStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	mi := &file_bedplate_v1_image_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +576,7 @@ func (x *ImageStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStatus.ProtoReflect.Descriptor instead.
 func (*ImageStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{2}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ImageStatus) GetState() ImageState {
@@ -362,7 +622,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x05Image\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.ImageSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xa1\x04\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xe4\x04\n" +
 	"\tImageSpec\x12\x1a\n" +
 	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x03url\x127\n" +
 	"\x06digest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x06digest\x12+\n" +
@@ -374,11 +634,32 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\n" +
 	"os_version\x18\a \x01(\tB\a\xbaH\x04r\x02\x18@R\tosVersion\x12<\n" +
 	"\farchitecture\x18\b \x01(\tB\x18\xbaH\x15r\x13R\x00R\x06x86_64R\aaarch64R\farchitecture\x12/\n" +
-	"\x0eroot_partition\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\x80\x01R\rrootPartition\x12?\n" +
+	"\x0eroot_partition\x18\t \x01(\rB\b\xbaH\x05*\x03\x18\x80\x01R\rrootPartition\x12P\n" +
 	"\rconfiguration\x18\n" +
-	" \x01(\tB\x19\xbaH\x16r\x14R\x00R\n" +
-	"cloud-initR\x04noneR\rconfiguration\x121\n" +
-	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\"\xca\x01\n" +
+	" \x01(\tB*\xbaH'r%R\x00R\n" +
+	"cloud-initR\bignitionR\x05talosR\x04noneR\rconfiguration\x121\n" +
+	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\x120\n" +
+	"\x06finish\x18\x1e \x01(\v2\x18.bedplate.v1.ImageFinishR\x06finish\"\xae\x02\n" +
+	"\vImageFinish\x12\x12\n" +
+	"\x04grow\x18\x01 \x01(\bR\x04grow\x12(\n" +
+	"\x10reset_machine_id\x18\x02 \x01(\bR\x0eresetMachineId\x12/\n" +
+	"\x14remove_ssh_host_keys\x18\x03 \x01(\bR\x11removeSshHostKeys\x126\n" +
+	"\x05files\x18\x04 \x03(\v2\x16.bedplate.v1.ImageFileB\b\xbaH\x05\x92\x01\x02\x10@R\x05files\x12<\n" +
+	"\x10kernel_arguments\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\x12:\n" +
+	"\n" +
+	"boot_entry\x18\x06 \x01(\v2\x1b.bedplate.v1.ImageBootEntryR\tbootEntry\"\xb6\x02\n" +
+	"\tImageFile\x12%\n" +
+	"\tpartition\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18HR\tpartition\x12\x1e\n" +
+	"\x04path\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\x04path\x12c\n" +
+	"\x06source\x18\x03 \x01(\tBK\xbaHHrFR\x00R\bignitionR\x05talosR\tuser-dataR\vvendor-dataR\tmeta-dataR\x0enetwork-configR\x06source\x12#\n" +
+	"\acontent\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04R\acontent\x12*\n" +
+	"\x04mode\x18\x05 \x01(\tB\x16\xbaH\x13r\x112\x0f^([0-7]{3,4})?$R\x04mode\x12,\n" +
+	"\x04make\x18\x06 \x01(\tB\x18\xbaH\x15r\x13R\x00R\x04ext4R\x03xfsR\x04vfatR\x04make\"m\n" +
+	"\x0eImageBootEntry\x12\x1d\n" +
+	"\x05label\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18xR\x05label\x12 \n" +
+	"\x06loader\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06loader\x12\x1a\n" +
+	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xca\x01\n" +
 	"\vImageStatus\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.bedplate.v1.ImageStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -407,26 +688,32 @@ func file_bedplate_v1_image_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bedplate_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_bedplate_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_bedplate_v1_image_proto_goTypes = []any{
 	(ImageState)(0),               // 0: bedplate.v1.ImageState
 	(*Image)(nil),                 // 1: bedplate.v1.Image
 	(*ImageSpec)(nil),             // 2: bedplate.v1.ImageSpec
-	(*ImageStatus)(nil),           // 3: bedplate.v1.ImageStatus
-	(*Metadata)(nil),              // 4: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*ImageFinish)(nil),           // 3: bedplate.v1.ImageFinish
+	(*ImageFile)(nil),             // 4: bedplate.v1.ImageFile
+	(*ImageBootEntry)(nil),        // 5: bedplate.v1.ImageBootEntry
+	(*ImageStatus)(nil),           // 6: bedplate.v1.ImageStatus
+	(*Metadata)(nil),              // 7: bedplate.v1.Metadata
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_bedplate_v1_image_proto_depIdxs = []int32{
-	4, // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
+	7, // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
 	2, // 1: bedplate.v1.Image.spec:type_name -> bedplate.v1.ImageSpec
-	3, // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
-	0, // 3: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
-	5, // 4: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6, // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
+	3, // 3: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
+	4, // 4: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
+	5, // 5: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
+	0, // 6: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
+	8, // 7: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_image_proto_init() }
@@ -441,7 +728,7 @@ func file_bedplate_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_image_proto_rawDesc), len(file_bedplate_v1_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -178,9 +178,14 @@ type InstanceSpec struct {
 	// CEL over `disk` that picks the disk to install on. Empty: the smallest that is large enough.
 	DiskHint string `protobuf:"bytes,10,opt,name=disk_hint,json=diskHint,proto3" json:"disk_hint,omitempty"`
 	// What the machine's disks hold besides the image: partitions, RAID, LVM, encryption, file systems.
-	Storage       *StorageSpec `protobuf:"bytes,11,opt,name=storage,proto3" json:"storage,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Storage *StorageSpec `protobuf:"bytes,11,opt,name=storage,proto3" json:"storage,omitempty"`
+	// Butane (YAML) or Ignition (JSON, specification 3.0 to 3.5), for images that Ignition configures.
+	// Host name, SSH keys and the report of the first boot are added; what it says itself wins.
+	Ignition string `protobuf:"bytes,12,opt,name=ignition,proto3" json:"ignition,omitempty"`
+	// Further kernel arguments of the installed or live system, each `name` or `name=value`.
+	KernelArguments []string `protobuf:"bytes,13,rep,name=kernel_arguments,json=kernelArguments,proto3" json:"kernel_arguments,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *InstanceSpec) Reset() {
@@ -286,6 +291,20 @@ func (x *InstanceSpec) GetDiskHint() string {
 func (x *InstanceSpec) GetStorage() *StorageSpec {
 	if x != nil {
 		return x.Storage
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetIgnition() string {
+	if x != nil {
+		return x.Ignition
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetKernelArguments() []string {
+	if x != nil {
+		return x.KernelArguments
 	}
 	return nil
 }
@@ -436,7 +455,7 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	"\bInstance\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.bedplate.v1.InstanceSpecR\x04spec\x123\n" +
-	"\x06status\x18\x03 \x01(\v2\x1b.bedplate.v1.InstanceStatusR\x06status\"\xba\x04\n" +
+	"\x06status\x18\x03 \x01(\v2\x1b.bedplate.v1.InstanceStatusR\x06status\"\x9f\x05\n" +
 	"\fInstanceSpec\x12\"\n" +
 	"\amachine\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\amachine\x12$\n" +
 	"\bselector\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bselector\x12\x1e\n" +
@@ -449,7 +468,9 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	"\x0enetwork_config\x18\t \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04R\rnetworkConfig\x12%\n" +
 	"\tdisk_hint\x18\n" +
 	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bdiskHint\x122\n" +
-	"\astorage\x18\v \x01(\v2\x18.bedplate.v1.StorageSpecR\astorage\x1aQ\n" +
+	"\astorage\x18\v \x01(\v2\x18.bedplate.v1.StorageSpecR\astorage\x12%\n" +
+	"\bignition\x18\f \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10R\bignition\x12<\n" +
+	"\x10kernel_arguments\x18\r \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\x1aQ\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xf2\x03\n" +
