@@ -19,7 +19,11 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
        dpkg xz-utils zstd busybox-static dnsmasq-base openssh-client iproute2 swtpm swtpm-tools
 
 # Foreign clients, relay agents and tools that the end-to-end tests hold against us.
+<<<<<<< HEAD
 E2E_DEPS = btrfs-progs tcpdump netplan.io network-manager frr bird2 isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
+=======
+E2E_DEPS = tcpdump netplan.io network-manager frr bird2 containerd isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
+>>>>>>> 13612b4 (cluster/node: make systems ready for kubelet, by distribution)
 
 .DEFAULT_GOAL := build
 .PHONY: e2e-all e2e-life e2e-boot build agentos debian-image storage-image deps e2e-deps clean test e2e demo bench check
@@ -82,9 +86,9 @@ agentos: build
 debian-image: build
 	bin/bedplate debian-image --out build/images/debian.raw.zst
 
-## storage-image: the same with what opens RAID, LVM and encrypted devices at boot, build/images/debian-storage.raw.zst
+## storage-image: the same with netplan and what opens RAID, LVM and encrypted devices at boot, build/images/debian-storage.raw.zst
 storage-image: build
-	bin/bedplate debian-image --out build/images/debian-storage.raw.zst --package mdadm,lvm2,thin-provisioning-tools,xfsprogs,dosfstools \
+	bin/bedplate debian-image --out build/images/debian-storage.raw.zst --package mdadm,lvm2,thin-provisioning-tools,xfsprogs,dosfstools,netplan.io \
 	  --package libtss2-esys-3.0.2-0,libtss2-mu0,libtss2-rc0,libtss2-tcti-device0
 
 ## deps: Debian packages that building and the lab need

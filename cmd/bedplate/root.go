@@ -58,7 +58,7 @@ with which token, is in ~/.config/bedplate/config.yaml, in the environment
 		newNetworkCommand(a), newPoolCommand(a), newRuleCommand(a), newJobCommand(a), newBMCCommand(a), newTokenCommand(a), newSecretCommand(a), newEventCommand(a))
 	root.SetHelpCommandGroupID(groupServer)
 	root.SetCompletionCommandGroupID(groupServer)
-	add(groupServer, newServeCommand(a), newDemoCommand(a), newAgentOSCommand(a), newDebianImageCommand(a), newLabCommand(a), newVersionCommand(a))
+	add(groupServer, newServeCommand(a), newDemoCommand(a), newAgentOSCommand(a), newDebianImageCommand(a), newLabCommand(a), newNodeConfigCommand(a), newVersionCommand(a))
 	root.AddCommand(newDocsCommand(a))
 	checkSubcommands(root)
 	return root

@@ -32,6 +32,9 @@ var allowed = map[string][]string{
 	// What a storage declaration means, for the server that checks it and the agent that carries it out.
 	"layout": {"proto"},
 
+	// What a Kubernetes node is to have, and every system's way of being told.
+	"cluster/node": {},
+
 	// What a machine's network is to be, and every system's way of saying it.
 	"network": {"proto", "machine"},
 
