@@ -90,6 +90,23 @@ func ordered(rules []*pb.Rule) []*pb.Rule {
 	return rules
 }
 
+// Unseen returns the rules that decide first, up to the first one whose match
+// looks at more of a machine than the fields that are known, such as
+// machine.bmc.address: these can decide on a machine that hasn't been asked.
+func Unseen(rules []*pb.Rule, known ...string) []*pb.Rule {
+	rules = ordered(rules)
+	for i, r := range rules {
+		match := r.GetSpec().GetMatch()
+		for _, field := range known {
+			match = strings.ReplaceAll(match, field, "")
+		}
+		if strings.Contains(match, "machine") {
+			return rules[:i]
+		}
+	}
+	return rules
+}
+
 // failed is the decision when a rule could not be evaluated.
 func failed(r *pb.Rule, field string, err error) (Decision, error) {
 	name := r.GetMetadata().GetName()

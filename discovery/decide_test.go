@@ -143,3 +143,33 @@ func FuzzName(f *testing.F) {
 		}
 	})
 }
+
+func TestUnseen(t *testing.T) {
+	rule := func(name string, priority int32, match string) *pb.Rule {
+		return &pb.Rule{Metadata: &pb.Metadata{Name: name}, Spec: &pb.RuleSpec{Priority: priority, Match: match}}
+	}
+	rules := []*pb.Rule{
+		rule("others", 0, ""),
+		rule("r650", 5, `machine.inventory.system.product == "R650"`),
+		rule("pdus", 9, `machine.bmc.mac.startsWith("00:c0:b7")`),
+		rule("vendor", 7, `machine.bmc.vendor != "Dell"`),
+	}
+	for name, tt := range map[string]struct {
+		known []string
+		want  []string
+	}{
+		"only those before the first that looks at more": {[]string{"machine.bmc.mac"}, []string{"pdus"}},
+		"more where more is known":                       {[]string{"machine.bmc.mac", "machine.bmc.vendor"}, []string{"pdus", "vendor"}},
+		"none where nothing is":                          {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, r := range Unseen(rules, tt.known...) {
+				got = append(got, r.GetMetadata().GetName())
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

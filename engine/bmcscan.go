@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/bedplate/bedplate/bmc/scan"
 	"github.com/bedplate/bedplate/dhcp/lease"
 	"github.com/bedplate/bedplate/event"
+	"github.com/bedplate/bedplate/lifecycle"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/resource/claim"
@@ -55,7 +57,8 @@ func (e *Engine) takeIn(ctx context.Context, f scan.Found, r *pb.ScanBMCsRequest
 		spec.Bmc.Protocol = "ipmi"
 	}
 	name := "bmc-" + strings.NewReplacer(".", "-", ":", "-", "[", "", "]", "").Replace(f.Address)
-	m, err := e.addBMC(ctx, name, spec, nil, "found by a scan: "+strings.TrimSpace(f.Vendor+" "+f.Product+" "+f.Protocols()), actor)
+	said := map[string]string{fleet.AnnotationBMCVendor: printable(f.Vendor), fleet.AnnotationBMCProduct: printable(f.Product)}
+	m, err := e.addBMC(ctx, name, spec, said, "found by a scan: "+strings.TrimSpace(f.Vendor+" "+f.Product+" "+f.Protocols()), actor)
 	if err != nil {
 		out.Error = err.Error()
 		return out
@@ -64,8 +67,18 @@ func (e *Engine) takeIn(ctx context.Context, f scan.Found, r *pb.ScanBMCsRequest
 	return out
 }
 
-// addBMC makes a machine that is known by its BMC only.
+// addBMC makes a machine that is known by its BMC only. Where there are rules
+// they decide on it; where there are none, whoever has looked for BMCs has said
+// already that they are wanted.
 func (e *Engine) addBMC(ctx context.Context, name string, spec *pb.MachineSpec, annotations map[string]string, message, actor string) (*pb.Machine, error) {
+	rules, _, err := resource.All[*pb.Rule](ctx, e.db)
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(annotations, func(_, value string) bool { return value == "" })
+	if len(rules) > 0 {
+		annotations[lifecycle.AnnotationDiscovered] = lifecycle.FoundByBMC
+	}
 	m := &pb.Machine{Metadata: &pb.Metadata{Name: name, Annotations: annotations}, Spec: spec}
 	if err := resource.Validate(m); err != nil {
 		return nil, err
@@ -139,8 +152,21 @@ func printable(s string) string {
 	return s[:min(len(s), 64)]
 }
 
-// followBMC keeps the address and the MAC address of a BMC that is known.
-func (e *Engine) followBMC(ctx context.Context, name string, l lease.Lease) error {
+// followAttempts bounds how often a machine is read again after somebody else was faster.
+const followAttempts = 16
+
+// followBMC keeps the address and the MAC address of a BMC that is known: the
+// next renewal, which would bring them again, is hours away.
+func (e *Engine) followBMC(ctx context.Context, name string, l lease.Lease) (err error) {
+	for range followAttempts {
+		if err = e.followOnce(ctx, name, l); !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+	return err
+}
+
+func (e *Engine) followOnce(ctx context.Context, name string, l lease.Lease) error {
 	before, err := resource.Get[*pb.Machine](ctx, e.db, name)
 	if err != nil {
 		return err
@@ -169,8 +195,5 @@ func (e *Engine) followBMC(ctx context.Context, name string, l lease.Lease) erro
 		ops = append(ops, e.events.Op(event.Entry{Kind: "Machine", Name: name, Reason: "BMCMoved", Message: "its BMC has address " + l.Address.String() + " now"}))
 	}
 	_, err = e.store.Txn(ctx, append(change.Compares, resource.Unchanged(before)), ops)
-	if errors.Is(err, store.ErrConflict) {
-		return nil // the next renewal comes here as well
-	}
 	return err
 }

@@ -33,6 +33,9 @@ func tooEarly(m *pb.Machine, v view) (until time.Time, early bool) {
 // discovered is a machine that made itself known. Once its hardware is read
 // the rules decide on it; where none does it stays apart until a person does.
 func (c *Controller) discovered(m *pb.Machine, v view, s standing) decision {
+	if m.GetMetadata().GetAnnotations()[AnnotationDiscovered] == FoundByBMC {
+		return c.found(m, v, s)
+	}
 	d := apart(m, s)
 	if m.GetStatus().GetInventory() == nil {
 		d.nextAction, d.nextBoot = "the agent is reading its hardware", pb.NextBoot_AGENT
@@ -43,7 +46,14 @@ func (c *Controller) discovered(m *pb.Machine, v view, s standing) decision {
 		d.nextAction, d.nextBoot, d.again = "the agent listens for the switches at its ports; then the rules decide on it", pb.NextBoot_AGENT, at
 		return d
 	}
-	r, err := c.cfg.Decide(rules, m)
+	c.rule(m, m, rules, &d)
+	return d
+}
+
+// rule has the rules decide on a machine by the facts, which are those of the
+// machine as far as they are known.
+func (c *Controller) rule(m, facts *pb.Machine, rules []*pb.Rule, d *decision) {
+	r, err := c.cfg.Decide(rules, facts)
 	if err != nil {
 		d.cause += "; " + r.Reason
 		d.noteRule(c.rules[r.Rule], func(s *pb.RuleStatus) { s.Error = "on machine/" + m.Metadata.Name + ": " + r.Errors[r.Rule] })
@@ -64,13 +74,15 @@ func (c *Controller) discovered(m *pb.Machine, v view, s standing) decision {
 		d.accepts = &r
 		d.noteRule(c.rules[r.Rule], func(s *pb.RuleStatus) { s.Accepted, s.Error = s.Accepted+1, "" })
 	}
-	return d
 }
 
 // apart is a discovered machine that a person has to decide on.
 func apart(m *pb.Machine, s standing) decision {
 	d := decision{standing: s}
 	d.state, d.cause = pb.MachineState_DISCOVERED, "it booted on a network that discovers machines"
+	if m.GetMetadata().GetAnnotations()[AnnotationDiscovered] == FoundByBMC {
+		d.cause = "its BMC was found"
+	}
 	d.nextBoot = pb.NextBoot_DISK
 	d.nextAction = "accept it: `bedplate machine accept " + m.GetMetadata().GetName() + "`"
 	return d
@@ -118,8 +130,12 @@ func accept(m *pb.Machine, r discovery.Decision) {
 	}
 	m.Spec.Pool = orText(m.Spec.GetPool(), r.Pool)
 	m.Spec.Rack = orText(m.Spec.GetRack(), r.Rack)
-	if r.BMC != nil && m.Spec.Bmc == nil {
-		m.Spec.Bmc = cloneOf(r.BMC)
+	if r.BMC != nil {
+		access := cloneOf(r.BMC)
+		if m.Spec.Bmc != nil {
+			proto.Merge(access, m.Spec.Bmc) // what it was found with counts
+		}
+		m.Spec.Bmc = access
 	}
 }
 

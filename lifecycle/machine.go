@@ -20,6 +20,10 @@ import (
 // has accepted yet. Taking it away accepts the machine.
 const AnnotationDiscovered = "bedplate/discovered"
 
+// FoundByBMC is the value of AnnotationDiscovered for a machine that is known
+// by its BMC alone, which was found.
+const FoundByBMC = "bmc"
+
 // view is what a decision about one machine rests on, besides the machine.
 type view struct {
 	// inst is the instance that has the machine; nil when it is free.

@@ -16,6 +16,13 @@ import (
 // where that is known: password lists go by it.
 const AnnotationBMCMAC = "bedplate/bmc-mac"
 
+// Annotations of a machine whose BMC was found: what it said of itself before
+// anybody logged in.
+const (
+	AnnotationBMCVendor  = "bedplate/bmc-vendor"
+	AnnotationBMCProduct = "bedplate/bmc-product"
+)
+
 // errNoPassword ends in what to do.
 var errNoPassword = errors.New("no password for the BMC")
 

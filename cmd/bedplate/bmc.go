@@ -183,7 +183,8 @@ single addresses, by Redfish and IPMI. Nobody is logged in to, and no password i
 sent. The server asks, so it must reach the addresses.
 
 With --apply each BMC that no machine has becomes a Machine known by its address. The
-server then logs in, reads the hardware out of band, and takes the machine on.`,
+server then logs in, reads the hardware out of band, and takes the machine on, unless
+there are rules: then they decide on it.`,
 		Example: "  bedplate bmc scan 10.20.0.0/24\n  bedplate bmc scan 10.20.0.0/24 --apply --username root --password-secret bmc --rack r1",
 		Args:    args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, words []string) error {

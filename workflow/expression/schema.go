@@ -226,6 +226,7 @@ func (s schema) single(fd protoreflect.FieldDescriptor) (*cel.Type, string, bool
 // The names of the objects that expressions see.
 const (
 	typeMachine  = "bedplate.machine"
+	typeBMC      = "bedplate.bmc"
 	typeInstance = "bedplate.instance"
 	typeDisk     = "bedplate.disk"
 	typeServer   = "bedplate.server"
@@ -244,8 +245,9 @@ func baseSchema() schema {
 	s[typeMachine] = &object{name: typeMachine, fields: map[string]field{
 		"name": str, "uid": str, "state": str, "labels": labels(), "annotations": labels(),
 		"spec": objectField(spec), "inventory": objectField(inventory), "addresses": scalar(cel.ListType(cel.StringType)),
-		"warm": scalar(cel.BoolType),
+		"warm": scalar(cel.BoolType), "bmc": objectField(typeBMC),
 	}}
+	s[typeBMC] = &object{name: typeBMC, fields: map[string]field{"address": str, "mac": str, "vendor": str, "product": str}}
 	instance := s.message((&pb.InstanceSpec{}).ProtoReflect().Descriptor())
 	s[typeInstance] = &object{name: typeInstance, fields: map[string]field{
 		"name": str, "uid": str, "labels": labels(), "annotations": labels(), "spec": objectField(instance),

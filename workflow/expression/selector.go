@@ -1,6 +1,7 @@
 package expression
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,7 +125,28 @@ func machineMap(m *pb.Machine) map[string]any {
 		addresses = append(addresses, a)
 	}
 	out["addresses"] = addresses
+	out["bmc"] = bmcMap(m)
 	return out
+}
+
+// What was heard of a BMC before anybody logged in to it; package fleet has the
+// same words.
+const (
+	annotationBMCMAC     = "bedplate/bmc-mac"
+	annotationBMCVendor  = "bedplate/bmc-vendor"
+	annotationBMCProduct = "bedplate/bmc-product"
+)
+
+// bmcMap is what is known of a machine's BMC: by the spec or by how it was
+// found, else by the machine's inventory.
+func bmcMap(m *pb.Machine) map[string]any {
+	said, inventory := m.GetMetadata().GetAnnotations(), m.GetStatus().GetInventory().GetBmc()
+	return map[string]any{
+		"address": cmp.Or(m.GetSpec().GetBmc().GetAddress(), inventory.GetAddress()),
+		"mac":     cmp.Or(said[annotationBMCMAC], inventory.GetMac()),
+		"vendor":  cmp.Or(said[annotationBMCVendor], m.GetStatus().GetBmc().GetVendor()),
+		"product": cmp.Or(m.GetStatus().GetBmc().GetModel(), said[annotationBMCProduct]),
+	}
 }
 
 func metadataMap(md *pb.Metadata) map[string]any {

@@ -335,7 +335,7 @@ func TestSelector(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		`machine.label.rack == "r1"`: `machine has no field "label"; there are addresses, annotations, inventory, labels, name, spec, state, uid, warm`,
+		`machine.label.rack == "r1"`: `machine has no field "label"; there are addresses, annotations, bmc, inventory, labels, name, spec, state, uid, warm`,
 		`machine.name`:               "the expression is string, bool is wanted",
 		``:                           "the expression is empty",
 		`secrets.a.b == ""`:          `there is no variable or function "secrets"`,
