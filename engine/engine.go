@@ -174,7 +174,7 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 		return err
 	}
 	e.declared = newDeclarations()
-	e.documents = newDocuments(e.index, e.key.MetadataKey, e.networkConfig)
+	e.documents = newDocuments(e.index, e.key.MetadataKey, e.systemNetwork)
 	if err := e.loadLeases(ctx); err != nil {
 		return err
 	}

@@ -4,12 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/bedplate/bedplate/dhcp"
+	"github.com/bedplate/bedplate/ignition"
 	"github.com/bedplate/bedplate/machine"
 	"github.com/bedplate/bedplate/network"
+	"github.com/bedplate/bedplate/network/bgpd"
 	"github.com/bedplate/bedplate/network/netplan"
+	"github.com/bedplate/bedplate/network/networkd"
+	"github.com/bedplate/bedplate/network/networkmanager"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 )
@@ -54,18 +60,46 @@ func (d *declarations) of(name machine.Name) (declaration, bool) {
 	return v, ok
 }
 
-// networkConfig returns cloud-init's network configuration for a machine; nil
+// systemNetwork is a machine's network as its metadata has it.
+type systemNetwork struct {
+	// cloudInit is its network configuration, version 2.
+	cloudInit []byte
+	// files are what Ignition writes.
+	files []ignition.File
+}
+
+// systemNetwork returns the network of a machine with an image; the zero value
 // for one whose installed system asks DHCP. An instance's own goes before it.
-func (e *Engine) networkConfig(m machine.Machine) ([]byte, error) {
+func (e *Engine) systemNetwork(m machine.Machine, image string) (systemNetwork, error) {
 	c, err := e.networkOf(m)
 	if c == nil || err != nil {
-		return nil, err
+		return systemNetwork{}, err
 	}
+	i, _ := e.catalogue.get(image)
 	data, gaps := netplan.Render(c)
 	for _, g := range gaps {
-		e.log.Warn("a machine's network is not all in its metadata", "machine", m.Name, "err", g.Path+": "+g.Message)
+		e.log.Debug("a machine's network is not all in its metadata", "machine", m.Name, "err", g.Path+": "+g.Message)
 	}
-	return data, nil
+	return systemNetwork{data, ignitionFiles(c, i.GetSpec().GetOs())}, nil
+}
+
+// managed are the systems whose network is NetworkManager's; others that are
+// configured by Ignition have systemd-networkd.
+var managed = []string{"fedora", "fcos", "rhel", "rhcos", "centos", "rocky", "alma", "sle-micro", "opensuse-microos"}
+
+// ignitionFiles are the network's files for a system, with those of FRR where there is BGP.
+func ignitionFiles(c *network.Config, os string) []ignition.File {
+	write := networkd.Files
+	if slices.ContainsFunc(managed, func(name string) bool { return strings.HasPrefix(os, name) }) {
+		write = networkmanager.Files
+	}
+	files, _ := write(c) // the gaps are those of netplan
+	frr, _ := bgpd.FRR(c)
+	var out []ignition.File
+	for _, f := range append(files, frr...) {
+		out = append(out, ignition.File{Path: f.Path, Content: f.Data, Mode: f.Mode})
+	}
+	return out
 }
 
 // networkOf returns the network of a machine's installed system; nil where that

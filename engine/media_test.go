@@ -286,11 +286,11 @@ func TestEngine_NetworkConfig(t *testing.T) {
 		{"a machine that has no address, on a medium", &pb.MachineSpec{BootMethod: "virtual-media", Interfaces: []*pb.Interface{{Mac: "52:54:00:77:01:05"}}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			data, err := s.e.networkConfig(machineValue(&pb.Machine{Metadata: &pb.Metadata{Name: "m"}, Spec: c.spec}))
+			n, err := s.e.systemNetwork(machineValue(&pb.Machine{Metadata: &pb.Metadata{Name: "m"}, Spec: c.spec}), "")
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := string(data)
+			got := string(n.cloudInit)
 			if has := strings.Contains(got, c.spec.Interfaces[0].Address); (got != "") != c.want || c.want && !has {
 				t.Errorf("configuration %q", got)
 			}

@@ -22,14 +22,14 @@ type documents struct {
 	// key returns the secret part of an instance's metadata URL.
 	key func(instance, uid string) string
 	// network returns the network configuration of a machine that isn't to ask DHCP.
-	network func(machine.Machine) ([]byte, error)
+	network func(m machine.Machine, image string) (systemNetwork, error)
 
 	mu        sync.RWMutex
 	instances map[string]*pb.Instance
 	byDigest  map[[sha256.Size]byte]string
 }
 
-func newDocuments(x *index.Index, key func(instance, uid string) string, network func(machine.Machine) ([]byte, error)) *documents {
+func newDocuments(x *index.Index, key func(instance, uid string) string, network func(m machine.Machine, image string) (systemNetwork, error)) *documents {
 	return &documents{index: x, key: key, network: network, instances: map[string]*pb.Instance{}, byDigest: map[[sha256.Size]byte]string{}}
 }
 
@@ -103,8 +103,10 @@ func (d *documents) document(i *pb.Instance, m machine.Machine) metadata.Documen
 		SSHKeys: i.GetSpec().GetSshKeys(), UserData: []byte(i.GetSpec().GetUserData()), NetworkConfig: []byte(i.GetSpec().GetNetworkConfig()),
 		Labels: i.GetMetadata().GetLabels(), Ignition: i.GetSpec().GetIgnition(), KernelArguments: i.GetSpec().GetKernelArguments(),
 	}
+	n, err := d.network(m, i.GetSpec().GetImage())
+	doc.NetworkFiles = n.files
 	if len(doc.NetworkConfig) == 0 {
-		doc.NetworkConfig, doc.NetworkErr = d.network(m)
+		doc.NetworkConfig, doc.NetworkErr = n.cloudInit, err
 	}
 	if doc.Hostname == "" {
 		doc.Hostname = orText(m.Hostname, i.GetMetadata().GetName())

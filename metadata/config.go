@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/bedplate/bedplate/ignition"
 	"github.com/bedplate/bedplate/machine"
 )
 
@@ -26,6 +27,8 @@ type Document struct {
 	// UserData is given as it is. NetworkConfig is cloud-init's, version 1 or 2;
 	// empty: DHCP.
 	UserData, NetworkConfig []byte
+	// NetworkFiles say the same to a system that is configured by Ignition.
+	NetworkFiles []ignition.File
 	// NetworkErr says why there is no NetworkConfig that there should be: asking
 	// for it is answered with an error then, so that no machine comes up without.
 	NetworkErr error

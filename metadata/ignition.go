@@ -40,7 +40,11 @@ func ignitionConfig(doc Document, callURL string) ([]byte, error) {
 	if u, err := url.Parse(callURL); err != nil || u.Host == "" {
 		return nil, errors.New("the phone-home URL has no host: configure the HTTP base URL")
 	}
+	if doc.NetworkErr != nil {
+		return nil, doc.NetworkErr
+	}
 	return ignition.Join(doc.Ignition, ignition.Additions{
+		Files:    doc.NetworkFiles,
 		Hostname: doc.fqdn(), User: doc.User, SSHKeys: doc.SSHKeys, KernelArguments: doc.KernelArguments,
 		PhoneHomeURL: callURL, InstanceID: doc.InstanceID,
 	})

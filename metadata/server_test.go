@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/bedplate/bedplate/ignition"
 	"github.com/bedplate/bedplate/machine"
 )
 
@@ -96,6 +97,17 @@ func TestServer_Ignition(t *testing.T) {
 		}
 		if got := fmt.Sprintf("%s %s %d", paths, c.Passwd.Users[0].Name, len(c.Passwd.Users[0].SSHAuthorizedKeys)); got != "[/etc/bedplate/phone-home /etc/hostname] core 2" {
 			t.Error(got)
+		}
+	})
+	t.Run("it has the files of its network, and an error where they can't be made", func(t *testing.T) {
+		doc := document()
+		doc.NetworkFiles = []ignition.File{{Path: "/etc/systemd/network/a.network", Content: []byte("[Match]\n"), Mode: 0o644}}
+		if code, body := get(doc); code != http.StatusOK || !strings.Contains(body, "/etc/systemd/network/a.network") {
+			t.Errorf("%d %s", code, body)
+		}
+		doc.NetworkErr = errors.New("links[0].nic")
+		if code, body := get(doc); code != http.StatusInternalServerError {
+			t.Errorf("%d %s", code, body)
 		}
 	})
 	t.Run("what can't be read is the machine's to see", func(t *testing.T) {
@@ -320,6 +332,43 @@ func FuzzPhoneHomeScript(f *testing.F) {
 		got := string(phoneHomeScript(Document{InstanceID: id}, "http://h/phone-home/K"))
 		if strings.Count(got, "\n") != strings.Count(plain, "\n") || strings.Count(got, `"`) != strings.Count(plain, `"`) {
 			t.Errorf("%q changes the script:\n%s", id, got)
+		}
+	})
+}
+
+// TestServer_NetworkConfig is about a network that isn't left to DHCP.
+func TestServer_NetworkConfig(t *testing.T) {
+	get := func(doc Document, path string) (int, string) {
+		site := newSite()
+		site.byAddress[own], site.byKey["KEY1"] = doc, doc
+		r := ask(newServer(t, site, "http://10.77.0.1:8080"), own, http.MethodGet, path, "")
+		return r.StatusCode, body(t, r)
+	}
+	paths := []string{"/nocloud/KEY1/network-config", "/latest/network-config"}
+	t.Run("a machine reads its own, by key and by address", func(t *testing.T) {
+		doc := document()
+		doc.NetworkConfig = []byte("version: 2\n")
+		for _, path := range paths {
+			if code, got := get(doc, path); code != http.StatusOK || got != "version: 2\n" {
+				t.Errorf("%s: %d %q", path, code, got)
+			}
+		}
+	})
+	t.Run("one that can't be made is an error, not DHCP", func(t *testing.T) {
+		doc := document()
+		doc.NetworkErr = errors.New("links[0].nic")
+		for _, path := range paths {
+			if code, got := get(doc, path); code != http.StatusInternalServerError || strings.Contains(got, "nic") {
+				t.Errorf("%s: %d %q", path, code, got)
+			}
+		}
+	})
+	t.Run("where there is none, NoCloud's is empty and the other isn't there", func(t *testing.T) {
+		if code, got := get(document(), paths[0]); code != http.StatusOK || got != "" {
+			t.Errorf("%d %q", code, got)
+		}
+		if code, _ := get(document(), paths[1]); code != http.StatusNotFound {
+			t.Errorf("%d", code)
 		}
 	})
 }
