@@ -30,7 +30,7 @@ func (r *ram) run(all []pass, harm func(after int)) {
 
 func TestRound(t *testing.T) {
 	t.Run("good memory has no faults", func(t *testing.T) {
-		r := newRAM(70)
+		r := newRAM(20)
 		for n := range int64(3) {
 			r.run(round(n, 42), nil)
 		}
@@ -118,15 +118,15 @@ func TestWalker_Stops(t *testing.T) {
 }
 
 func TestService_Memory(t *testing.T) {
-	root := kernel(t, map[string]string{"proc/meminfo": "MemTotal: 999999 kB\nMemAvailable:   131072 kB\n"})
+	root := kernel(t, map[string]string{"proc/meminfo": "MemTotal: 999999 kB\nMemAvailable:   81920 kB\n"})
 	s, rep := newService(t, Config{Root: root}), &recorder{}
-	r, err := s.memory(t.Context(), step.Request{With: map[string]any{"share": 0.25, "seed": int64(99)}}, rep)
+	r, err := s.memory(t.Context(), step.Request{With: map[string]any{"share": 0.05, "seed": int64(99)}}, rep)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := rows(t, r)
-	if v := got["memory tested"]["value"]; v != float64(32<<20) {
-		t.Errorf("tested %v bytes of 32 MiB", v)
+	if v := got["memory tested"]["value"]; v != float64(4<<20) {
+		t.Errorf("tested %v bytes of 4 MiB", v)
 	}
 	for _, measure := range []string{"write", "read", "rounds"} {
 		if v, _ := got["memory "+measure]["value"].(float64); v <= 0 {
@@ -141,12 +141,12 @@ func TestService_Memory(t *testing.T) {
 func TestService_Memory_Duration(t *testing.T) {
 	root := kernel(t, map[string]string{"proc/meminfo": "MemAvailable:   131072 kB\n"})
 	s := newService(t, Config{Root: root})
-	r, err := s.memory(t.Context(), step.Request{With: map[string]any{"duration": "500ms", "passes": int64(1000)}}, &recorder{})
+	r, err := s.memory(t.Context(), step.Request{With: map[string]any{"share": 0.05, "duration": "300ms", "passes": int64(1000)}}, &recorder{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if v, _ := rows(t, r)["memory rounds"]["value"].(float64); v >= 1000 {
-		t.Errorf("a test of half a second went through all %v rounds", v)
+		t.Errorf("a test of 300 ms went through all %v rounds", v)
 	}
 	if m, _ := rows(t, r)["memory rounds"]["message"].(string); !strings.Contains(m, "the time was over") {
 		t.Errorf("nothing says that the time was over: %q", m)

@@ -70,6 +70,9 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	t.Run("a second workflow installs it anew", func(t *testing.T) {
+		if !all() {
+			t.Skip("SKIPPED: `make e2e-all` runs it; TestCrash and TestStorage install anew")
+		}
 		r := r.in(t)
 		before := r.proves("bios", address["bios"])
 		r.must("workflow", "run", "install-image", "--machine", "bios", "--name", "again", "-i", "image=debian")

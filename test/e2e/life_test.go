@@ -132,6 +132,9 @@ spec:
 	r.together(names, func(r *rig, name string) { r.known(name) })
 
 	for round := range 2 {
+		if round == 1 && !all() {
+			names = []string{"uefi"} // the other two are the same work; e2e-all does it
+		}
 		began := time.Now()
 		for _, name := range names {
 			r.apply(r.instanceYAML(name))
@@ -143,6 +146,9 @@ spec:
 			}
 			r.proves(name, address[name])
 			r.waitState(time.Minute, "machine", name, "active", "failed")
+			if name == "media" {
+				r.hasGiven(address[name])
+			}
 		})
 		t.Logf("round %d: available to login: %s", round+1, time.Since(began).Round(time.Second))
 		if round == 1 {
@@ -187,6 +193,20 @@ func (r *rig) known(name string) {
 // its key, which outlives a renewal.
 func pinOf(b *lab.BMC) string {
 	return fmt.Sprintf("sha256:%x", sha256.Sum256(b.Certificate().RawSubjectPublicKeyInfo))
+}
+
+// hasGiven checks that an installed system has its machine's address from
+// its configuration, and not from a DHCP server.
+func (r *rig) hasGiven(address string) {
+	r.t.Helper()
+	out, err := r.ssh(address, "ip -4 -o addr show scope global")
+	if err != nil {
+		r.t.Errorf("%v\n%s", err, out)
+		return
+	}
+	if strings.Contains(out, "dynamic") || !strings.Contains(out, "nic0") || !strings.Contains(out, address+"/24") {
+		r.t.Errorf("the installed system's address: %s", out)
+	}
 }
 
 // addressOf is the address that an active instance reported in from.
