@@ -19,11 +19,7 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
        dpkg xz-utils zstd busybox-static dnsmasq-base openssh-client iproute2 swtpm swtpm-tools
 
 # Foreign clients, relay agents and tools that the end-to-end tests hold against us.
-<<<<<<< HEAD
-E2E_DEPS = btrfs-progs tcpdump netplan.io network-manager frr bird2 isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
-=======
-E2E_DEPS = tcpdump netplan.io network-manager frr bird2 containerd isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
->>>>>>> 13612b4 (cluster/node: make systems ready for kubelet, by distribution)
+E2E_DEPS = btrfs-progs tcpdump netplan.io network-manager frr bird2 containerd isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
 
 .DEFAULT_GOAL := build
 .PHONY: e2e-all e2e-life e2e-boot e2e-faults build agentos debian-image storage-image deps e2e-deps clean test e2e demo bench check
