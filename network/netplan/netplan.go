@@ -50,6 +50,7 @@ type device struct {
 	Optional       bool                `yaml:"optional,omitempty"`
 	MTU            int                 `yaml:"mtu,omitempty"`
 	Addresses      []string            `yaml:"addresses,omitempty"`
+	Gateway6       string              `yaml:"gateway6,omitempty"`
 	Routes         []route             `yaml:"routes,omitempty"`
 	Nameservers    map[string][]string `yaml:"nameservers,omitempty"`
 }
@@ -88,7 +89,36 @@ type parameters struct {
 // Render returns what goes under `network:`: cloud-init's network-config.
 func Render(c *network.Config) ([]byte, network.Gaps) {
 	d, gaps := build(c)
+	for _, l := range c.Links {
+		quirks(l, d.device(l), &gaps)
+	}
 	return mustMarshal(d), gaps
+}
+
+// quirks are what cloud-init 22.4 (Debian 12) makes of a document that netplan
+// takes, where it isn't netplan that it gives it to.
+func quirks(l *network.Link, v *device, gaps *network.Gaps) {
+	if len(v.Nameservers["addresses"]) == 0 && len(v.Nameservers["search"]) > 0 {
+		// It passes over the whole device: "Command missing address of required keys".
+		v.Nameservers = nil
+		gaps.Add(l.Path+".search_domains", "cloud-init has search domains together with a name server only")
+	}
+	if l.Gateway6.IsValid() && l.Metric == 0 {
+		// It reads ::/0 as ::/64, and `default` not at all.
+		i := slices.IndexFunc(v.Routes, func(r route) bool { return r.To == "::/0" && r.Via == l.Gateway6.String() })
+		v.Routes, v.Gateway6 = slices.Delete(v.Routes, i, i+1), l.Gateway6.String()
+	}
+	if l.Bond != nil && len(l.Bond.ARPTargets) > 0 {
+		// KeyError: 'arp-ip-targets', which is netplan's word.
+		gaps.Break(l.Path+".bond.arp_targets", "cloud-init takes ARP targets on systems with netplan only: elsewhere there is no network with them")
+	}
+}
+
+// device returns what a link has become.
+func (d *document) device(l *network.Link) *device {
+	return map[network.Kind]map[string]*device{
+		network.Lo: d.Ethernets, network.Port: d.Ethernets, network.Bonded: d.Bonds, network.Bridge: d.Bridges, network.Tagged: d.VLANs,
+	}[l.Kind][l.Name]
 }
 
 // Files returns netplan's file.

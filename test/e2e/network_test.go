@@ -27,6 +27,7 @@ spec:
     - {name: bond0.42, vlan: {link: bond0, id: 42}, addresses: [10.42.0.31/24], routes: [{to: 10.43.0.0/16, via: 10.42.0.1, metric: 77}]}
     - {name: guest, mac: %[3]q}
     - {name: br0, bridge: {ports: [guest]}, addresses: [10.44.0.31/24]}
+    nameservers: [10.77.0.1]
     search_domains: [lab.example]
 ---
 apiVersion: bedplate/v1
