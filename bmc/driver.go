@@ -25,6 +25,7 @@ type Driver interface {
 	SecureBoot
 	Users
 	Console
+	Events
 	Manager
 	// Pin is the pin of the certificate that the BMC showed; empty without TLS.
 	Pin() Pin
@@ -158,6 +159,12 @@ func (l Lacking) DeleteUser(context.Context, string) error { return l.lacks("use
 func (l Lacking) Console(context.Context) (io.ReadWriteCloser, error) {
 	return nil, l.lacks("serial console")
 }
+
+// EventStream returns none.
+func (l Lacking) EventStream(context.Context) (string, error) { return "", nil }
+
+// Watch is unsupported.
+func (l Lacking) Watch(context.Context, func(), func(Event)) error { return l.lacks("events") }
 
 // ManagerInfo is unsupported.
 func (l Lacking) ManagerInfo(context.Context) (ManagerInfo, error) {

@@ -32,6 +32,7 @@ type metrics struct {
 	retries  prometheus.Counter
 	opened   prometheus.Counter
 	sessions prometheus.Gauge
+	streams  prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
@@ -61,6 +62,10 @@ func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
 			Name: "bedplate_bmc_sessions",
 			Help: "Sessions with BMCs that are open.",
 		}),
+		streams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bedplate_bmc_streams",
+			Help: "BMCs whose events are listened to.",
+		}),
 	}
 	for _, result := range []string{
 		resultOK, resultUnreachable, resultTimeout, resultAuth, resultCertificate, resultCircuit, resultBusy, resultFailing,
@@ -76,7 +81,7 @@ func newMetrics(reg prometheus.Registerer, open func() int) (*metrics, error) {
 		Name: "bedplate_bmc_circuits_open",
 		Help: "BMCs that are left alone for a while.",
 	}, func() float64 { return float64(open()) })
-	for _, c := range []prometheus.Collector{m.calls, m.duration, m.logins, m.retries, m.opened, m.sessions, circuits} {
+	for _, c := range []prometheus.Collector{m.calls, m.duration, m.logins, m.retries, m.opened, m.sessions, m.streams, circuits} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -63,6 +63,8 @@ type Config struct {
 	MaxWaiting int
 	// MaxConsoles bounds the consoles that are open.
 	MaxConsoles int
+	// MaxStreams bounds the BMCs that are listened to.
+	MaxStreams int
 	// DialTimeout bounds one login, CallTimeout a call whose context has no deadline.
 	DialTimeout, CallTimeout time.Duration
 	// Idle is how long a session that isn't used is kept.
@@ -83,6 +85,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.SlowAfter, DefaultSlowAfter)
 	setDefault(&c.MaxWaiting, DefaultMaxWaiting)
 	setDefault(&c.MaxConsoles, DefaultMaxConsoles)
+	setDefault(&c.MaxStreams, DefaultMaxStreams)
 	setDefault(&c.DialTimeout, DefaultDialTimeout)
 	setDefault(&c.CallTimeout, DefaultCallTimeout)
 	setDefault(&c.Idle, DefaultIdle)
@@ -113,6 +116,7 @@ type Pool struct {
 	metrics  *metrics
 	calls    *places
 	consoles chan struct{}
+	streams  chan struct{}
 
 	// stop ends when Run does; every call's context ends with it.
 	stop    context.Context
@@ -159,6 +163,7 @@ func NewPool(cfg Config) (*Pool, error) {
 	p.log = p.cfg.Logger
 	p.calls = newPlaces(p.cfg.MaxCalls, p.cfg.MaxSlow, p.cfg.SlowAfter)
 	p.consoles = make(chan struct{}, p.cfg.MaxConsoles)
+	p.streams = make(chan struct{}, p.cfg.MaxStreams)
 	p.stop, p.stopped = context.WithCancelCause(context.Background())
 	var err error
 	if p.metrics, err = newMetrics(p.cfg.Registerer, p.counts); err != nil {

@@ -76,6 +76,8 @@ type Fleet struct {
 	synced  bool
 	// wake tells the poller that a machine has come.
 	wake chan struct{}
+	// streams are the goroutines that listen to events: Run's.
+	streams *sync.WaitGroup
 }
 
 // member is a machine with a BMC.
@@ -91,6 +93,17 @@ type member struct {
 	next    time.Time
 	polls   uint64
 	polling bool
+	// stream is where its BMC tells of changes; empty: it doesn't.
+	stream string
+	// listening is whether its events are listened to, hush ends that.
+	listening bool
+	hush      context.CancelFunc
+	// listen is when they may be listened to again, silence how long the wait
+	// before that was.
+	listen  time.Time
+	silence time.Duration
+	// hinted is when an event last had it polled.
+	hinted time.Time
 }
 
 // contact is the last that was heard of a BMC.
@@ -143,6 +156,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 		defer cancel()
 		secrets = f.followSecrets(ctx)
 	})
+	f.streams = &g
 	g.Go(func() { f.poll(ctx) })
 	// Sessions last: what runs ends before they are logged out of.
 	err := f.pool.Run(ctx)
@@ -158,11 +172,14 @@ func (f *Fleet) set(m *pb.Machine) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	name := m.Metadata.Name
+	old := f.members[name]
+	if old != nil && !proto.Equal(old.machine.GetSpec().GetBmc(), m.GetSpec().GetBmc()) {
+		old.hushLocked()
+	}
 	if m.GetSpec().GetBmc().GetAddress() == "" {
 		delete(f.members, name)
 		return
 	}
-	old := f.members[name]
 	if old == nil || old.machine.GetMetadata().GetUid() != m.Metadata.Uid || old.machine.GetSpec().GetBmc().GetAddress() != m.GetSpec().GetBmc().GetAddress() {
 		f.members[name] = &member{machine: m, seen: contact{power: m.GetStatus().GetBmc().GetPower()}, next: f.firstPoll(name)}
 		f.wakePoller()
@@ -187,6 +204,9 @@ func (f *Fleet) set(m *pb.Machine) {
 // may come back under another name.
 func (f *Fleet) remove(ctx context.Context, name string) {
 	f.mu.Lock()
+	if old := f.members[name]; old != nil {
+		old.hushLocked()
+	}
 	delete(f.members, name)
 	f.mu.Unlock()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

@@ -120,6 +120,9 @@ func (f *Fleet) pollOne(ctx context.Context, t turn) {
 		result = f.ask(ctx, t)
 		f.metrics.polled(result, f.cfg.Now().Sub(started))
 	}
+	if result == "ok" {
+		f.startListening(ctx, t.name)
+	}
 	f.mu.Lock()
 	if m := f.members[t.name]; m != nil {
 		m.polling = false
@@ -137,6 +140,8 @@ type reading struct {
 	health  bmc.HealthReport
 	healthy bool // health was read
 	entries []bmc.LogEntry
+	// stream is where the BMC tells of changes; empty where it doesn't.
+	stream string
 }
 
 // ask makes one poll; it returns what became of it for the metrics.
@@ -201,6 +206,9 @@ func (r *reading) readHealth(ctx context.Context, c *bmc.Client) {
 	if entries, err := c.EventLog(ctx, newestEntries); err == nil {
 		r.entries = entries
 	}
+	if stream, err := c.EventStream(ctx); err == nil {
+		r.stream = stream
+	}
 }
 
 // take compares a reading with what was known, and writes down what is new.
@@ -211,6 +219,9 @@ func (f *Fleet) take(ctx context.Context, name string, r reading) error {
 	if m == nil {
 		f.mu.Unlock()
 		return nil
+	}
+	if r.healthy {
+		m.stream = r.stream
 	}
 	was, status := m.seen.power, m.machine.GetStatus().GetBmc()
 	if power != pb.PowerState_POWER_STATE_UNSPECIFIED {

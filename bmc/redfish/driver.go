@@ -28,6 +28,7 @@ type Driver struct {
 	systemPath   string
 	managerPaths []string
 	chassisPaths []string
+	stream       *string
 }
 
 var _ bmc.Driver = (*Driver)(nil)
@@ -64,6 +65,7 @@ type serviceRoot struct {
 	UpdateService  link
 	AccountService link
 	Tasks          link
+	EventService   link
 	Links          struct{ Sessions link }
 
 	ProtocolFeaturesSupported struct {

@@ -131,7 +131,7 @@ func (t *Transport) credentials() (token string, basic bool) {
 // is an upload, and bounds the answer.
 func (t *Transport) send(req *http.Request, token string, basic bool) (*http.Response, error) {
 	ctx, cancel := req.Context(), context.CancelFunc(func() {})
-	if !isUpload(ctx) {
+	if !isUpload(ctx) && !isStream(ctx) {
 		ctx, cancel = context.WithTimeoutCause(ctx, RequestTimeout, errRequestTimeout)
 	}
 	req = req.Clone(ctx)
@@ -139,6 +139,9 @@ func (t *Transport) send(req *http.Request, token string, basic bool) (*http.Res
 	req.Header.Del("Authorization")
 	req.Header.Del("X-Auth-Token")
 	req.Header.Set("Accept", "application/json")
+	if isStream(ctx) {
+		req.Header.Set("Accept", "text/event-stream")
+	}
 	req.Header.Set("OData-Version", "4.0")
 	req.Header.Set("User-Agent", "bedplate")
 	switch {
@@ -182,6 +185,13 @@ type uploadKey struct{}
 func asUpload(ctx context.Context) context.Context { return context.WithValue(ctx, uploadKey{}, true) }
 
 func isUpload(ctx context.Context) bool { return ctx.Value(uploadKey{}) != nil }
+
+type streamKey struct{}
+
+// asStream marks a request whose answer ends with its context.
+func asStream(ctx context.Context) context.Context { return context.WithValue(ctx, streamKey{}, true) }
+
+func isStream(ctx context.Context) bool { return ctx.Value(streamKey{}) != nil }
 
 // boundedBody ends with an error after left bytes, and frees the request's
 // context when it is closed.

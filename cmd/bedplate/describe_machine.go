@@ -64,6 +64,9 @@ func (p *page) bmc(b *pb.BMCStatus) {
 		return
 	}
 	p.line("BMC seen", strings.Join(notEmpty(strings.TrimSpace(b.GetVendor()+" "+b.GetModel()), b.GetProtocol(), prefixed("firmware ", b.GetFirmwareVersion()), p.a.ago(b.GetContactTime())), ", "))
+	if b.GetEvents() {
+		p.line("BMC events", "it tells of changes as they happen")
+	}
 	p.line("Power", strings.TrimPrefix(resource.EnumName(b.GetPower()), "power_"))
 	p.line("Health", strings.Join(notEmpty(append([]string{b.GetHealth()}, b.GetHealthCauses()...)...), ", "))
 	if r := b.GetRefusedLogin(); r != nil {

@@ -204,6 +204,44 @@ func TestLab_VendorUpdate(t *testing.T) {
 	}
 }
 
+// TestLab_Events has the lab's BMC tell of a machine that is switched on by hand.
+func TestLab_Events(t *testing.T) {
+	r := start(t, bmc.ProtocolAuto)
+	p := pool(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	told := make(chan bmc.Event, 64)
+	opened := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() { ended <- p.Watch(ctx, r.target, func() { close(opened) }, func(e bmc.Event) { told <- e }) }()
+	select {
+	case <-opened:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	err := p.Do(ctx, r.target, func(ctx context.Context, c *bmc.Client) error {
+		_, err := c.SetPower(ctx, bmc.ActionOn)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-told:
+		if e.Time.IsZero() || e.Message == "" || e.Severity != bmc.HealthOK {
+			t.Errorf("it told %+v", e)
+		}
+	case err := <-ended:
+		t.Fatalf("the stream has ended: %v", err)
+	case <-ctx.Done():
+		t.Fatal("it told nothing")
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("listening ended with %v", err)
+	}
+}
+
 // pool returns a pool with waits that suit a test.
 func pool(t *testing.T) *bmc.Pool {
 	t.Helper()
