@@ -9,7 +9,7 @@ import (
 
 // Labels of the Jobs that the lifecycle makes.
 const (
-	// LabelPurpose says what a job is for: contact, boot, idle, settle, retire.
+	// LabelPurpose says what a job is for: contact, boot, idle, secure-boot, settle, retire.
 	LabelPurpose = "bedplate/purpose"
 	// labelFor is what the job is to make possible: attempts are counted for each.
 	labelFor = "bedplate/for"

@@ -102,6 +102,9 @@ func (c *Controller) settle(m *pb.Machine, v view, s standing) decision {
 	if !hasBMC(m) {
 		return c.wiped(m, v, s)
 	}
+	if !c.secured(m, v, &d) {
+		return d
+	}
 	ops := func() []*pb.Operation { return settleOperations(m) }
 	if c.work(m, v, &d, purposeSettle, m.GetStatus().GetErasure(), "its disks were wiped; putting its BMC back", ops) {
 		return c.wiped(m, v, s)
@@ -114,8 +117,8 @@ func (c *Controller) settle(m *pb.Machine, v view, s standing) decision {
 	return d
 }
 
-// settleOperations put a BMC back: the agent's image out, no boot override,
-// factory keys where Secure Boot was changed, a new password.
+// settleOperations put a BMC back: the agent's image out, no boot override, a
+// new password.
 func settleOperations(m *pb.Machine) []*pb.Operation {
 	var ops []*pb.Operation
 	if m.GetSpec().GetBootMethod() == "virtual-media" || m.GetStatus().GetBmc().GetMedia() != "" {

@@ -25,6 +25,9 @@ type world struct {
 	did  []string // operations of BMCs, such as "web-1 power cycle"
 	dead bool     // BMCs fail every job
 	deaf bool     // machines don't boot the agent
+	// secure is whether Secure Boot is on; unable is why BMCs can't change that.
+	secure bool
+	unable string
 }
 
 func newWorld(t *testing.T) *world { return &world{rack: newRack(t)} }
@@ -65,14 +68,25 @@ func (w *world) jobs(ctx context.Context) {
 		boots := slices.ContainsFunc(j.Spec.Operations, func(o *pb.Operation) bool {
 			return o.GetPower().GetAction() == "cycle" || o.GetPower().GetAction() == "on"
 		})
+		cause := ""
+		if slices.ContainsFunc(j.Spec.Operations, func(o *pb.Operation) bool { return o.GetSecureBoot() != nil }) {
+			w.mu.Lock()
+			if cause = w.unable; cause == "" {
+				w.secure = j.Spec.Operations[0].GetSecureBoot().GetState() == "enable"
+			}
+			w.mu.Unlock()
+		}
 		_, _ = resource.Update(ctx, w.db, j.Metadata.Name, func(j *pb.Job) error {
 			j.Status = &pb.JobStatus{State: pb.JobState_JOB_SUCCEEDED, EndTime: timestamppb.New(w.now())}
+			if cause != "" {
+				j.Status.State, j.Status.Cause = pb.JobState_JOB_FAILED, cause
+			}
 			if dead {
 				j.Status.State, j.Status.Cause = pb.JobState_JOB_FAILED, "no answer from 10.0.0.1:443 within 10s"
 			}
 			return nil
 		})
-		if dead {
+		if dead || cause != "" {
 			continue
 		}
 		_, _ = resource.Update(ctx, w.db, j.Spec.Machine, func(m *pb.Machine) error {
@@ -92,9 +106,16 @@ func (w *world) jobs(ctx context.Context) {
 			return nil
 		})
 		if m, err := resource.Get[*pb.Machine](ctx, w.db, j.Spec.Machine); err == nil && m.GetStatus().GetAgent().GetConnected() {
-			_ = w.ctl.Inventory(ctx, "web-1", &pb.Inventory{Kernel: "6.1", System: &pb.System{Product: "R1"}})
+			_ = w.ctl.Inventory(ctx, "web-1", w.inventory())
 		}
 	}
+}
+
+// inventory is what the agent reports.
+func (w *world) inventory() *pb.Inventory {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &pb.Inventory{Kernel: "6.1", System: &pb.System{Product: "R1"}, Firmware: &pb.FirmwareInfo{Mode: "uefi", SecureBoot: w.secure}}
 }
 
 func operationText(o *pb.Operation) string {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -40,4 +41,41 @@ func TestSecureBoot(t *testing.T) {
 			t.Errorf("the kernel isn't locked down: %s", out)
 		}
 	})
+}
+
+// TestSecureBoot_Release gives a machine to somebody who switches Secure Boot
+// off. Its BMC has it on again before the machine is available.
+func TestSecureBoot_Release(t *testing.T) {
+	if !all() {
+		t.Skip("SKIPPED: `make e2e-all` runs it")
+	}
+	r := newRig(t, lab.Spec{Name: "sbr", Machines: []lab.MachineSpec{{Name: "sb", Firmware: lab.UEFISecure, Disks: []lab.DiskSpec{{Size: 64 << 20}}}}})
+	r.apply(`
+apiVersion: bedplate/v1
+kind: Pool
+metadata: {name: default}
+spec: {boot_timeout: 6m, expect: {secure_boot: "on"}}
+---
+` + template("nothing", "\n  - {id: nothing, uses: noop}\n") + "---\n" + r.passwordList("sb") +
+		strings.Replace(r.bmcYAML("sb", ""), "{name: sb}", `{name: sb, labels: {bedplate/secure-boot: "true"}}`, 1))
+	r.waitState(installTime, "machine", "sb", "available", "failed")
+	r.apply("apiVersion: bedplate/v1\nkind: Instance\nmetadata: {name: sb}\nspec: {machine: sb, template: nothing}\n")
+	r.waitState(installTime, "workflow", r.workflowOf("sb"), "succeeded", "failed")
+	if err := r.machine("sb").BMC().Board().EnableSecureBoot(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	r.must("instance", "delete", "sb")
+	r.eventually(installTime, "the machine is free again", func() error {
+		if out, err := r.run("get", "instance", "sb"); err == nil {
+			return errors.New(out)
+		}
+		return nil
+	})
+	r.waitState(installTime, "machine", "sb", "available", "failed", "quarantined")
+	if out := r.must("event", "list", "--about", "machine/sb", "--no-headers"); !strings.Contains(out, "SecureBootReset") {
+		t.Errorf("no event says that Secure Boot was set back:\n%s", out)
+	}
+	if got := field(r.object("machine", "sb")["status"], "inventory", "firmware", "secure_boot"); got != "true" {
+		t.Errorf("Secure Boot is %q", got)
+	}
 }
