@@ -20,8 +20,6 @@ import (
 )
 
 const (
-	// taskPause is the time between two questions about a task.
-	taskPause = 10 * time.Second
 	// versionWait is how long a new version may take to show.
 	versionWait = 5 * time.Minute
 	// maxFirmware bounds an image that the server fetches to push it.
@@ -135,7 +133,7 @@ func (c *Controller) followUpdate(ctx context.Context, a *attempt, op *pb.Firmwa
 			id = ""
 			continue
 		}
-		if wait := sleep(ctx, taskPause); wait != nil {
+		if wait := sleep(ctx, c.cfg.TaskPause); wait != nil {
 			return "", permanent(fmt.Errorf("the update had not ended when the job's time was over: task %s", id))
 		}
 	}
@@ -181,7 +179,7 @@ func (c *Controller) awaitVersion(ctx context.Context, m *pb.Machine, op *pb.Fir
 		if err == nil && !c.cfg.Now().Before(end) {
 			return "", permanent(fmt.Errorf("the update ended, but the version is %s, not %s: does it take effect only after a restart of the machine?", got, op.GetVersion()))
 		}
-		if wait := sleep(ctx, taskPause); wait != nil {
+		if wait := sleep(ctx, c.cfg.TaskPause); wait != nil {
 			return "", permanent(fmt.Errorf("the update ended, but the version could not be read before the job's time was over: %w", errors.Join(err, wait)))
 		}
 	}

@@ -25,6 +25,8 @@ const (
 	DefaultPowerInterval = 10 * time.Second
 	// DefaultKeep is how many jobs of a machine are kept after their end.
 	DefaultKeep = 20
+	// DefaultTaskPause is the time between two questions about a BMC's task.
+	DefaultTaskPause = 10 * time.Second
 )
 
 // The default of a job's timeout, and that of one that updates firmware.
@@ -70,6 +72,8 @@ type Config struct {
 	PowerInterval time.Duration
 	// Keep is how many ended jobs of a machine are kept. 0: DefaultKeep.
 	Keep int
+	// TaskPause is the time between two questions about a BMC's task. 0: DefaultTaskPause.
+	TaskPause time.Duration
 	// HTTP fetches the images of firmware that is pushed.
 	HTTP     *http.Client
 	Now      func() time.Time
@@ -110,6 +114,9 @@ func New(cfg Config) (*Controller, error) {
 	}
 	if cfg.PowerInterval <= 0 {
 		cfg.PowerInterval = DefaultPowerInterval
+	}
+	if cfg.TaskPause <= 0 {
+		cfg.TaskPause = DefaultTaskPause
 	}
 	if cfg.Keep <= 0 {
 		cfg.Keep = DefaultKeep

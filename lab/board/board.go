@@ -88,6 +88,7 @@ type Board struct {
 	resetting *marks // those at the reset that goes on; nil for none
 	listeners map[int]func(Event)
 	nextID    int
+	flash     <-chan struct{} // holds the writing of firmware; nil: nothing does
 	life      context.Context
 	end       context.CancelFunc
 	work      sync.WaitGroup

@@ -193,7 +193,7 @@ func (b *Board) write(ctx context.Context, text string, step func(int, string)) 
 	}
 	for percent := 40; percent < 100; percent += 20 {
 		step(percent, fmt.Sprintf("Writing %s firmware %s.", part, version))
-		if err := pause(ctx, flashPause); err != nil {
+		if err := b.flashStep(ctx); err != nil {
 			return err
 		}
 	}
@@ -229,6 +229,30 @@ func (b *Board) write(ctx context.Context, text string, step func(int, string)) 
 
 // flashPause stands for the time that writing takes, so that progress can be seen.
 const flashPause = 50 * time.Millisecond
+
+// HoldFlash has the writing of firmware wait until the channel is closed, so
+// that an update can be seen under way.
+func (b *Board) HoldFlash(until <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.flash = until
+}
+
+// flashStep waits as long as one step of writing takes.
+func (b *Board) flashStep(ctx context.Context) error {
+	b.mu.Lock()
+	held := b.flash
+	b.mu.Unlock()
+	if held == nil {
+		return pause(ctx, flashPause)
+	}
+	select {
+	case <-held:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
