@@ -29,7 +29,7 @@ const uploadChunk = 512 << 10
 
 func newImageCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Image"), "Operating system images")
-	noun.AddCommand(newImportCommand(a))
+	noun.AddCommand(newImportCommand(a), newImageCatalogCommand(a))
 	return noun
 }
 

@@ -75,6 +75,10 @@ var allowed = map[string][]string{
 	"images/iso":      {"images/agentos"},
 	"images/debian":   {},
 	"images/registry": {},
+	// Where systems are published, and whose they are: for the command line, and for the server to check again.
+	"images/catalog":   {},
+	"images/checksum":  {},
+	"images/signature": {},
 
 	// Workflows. action, expression and plan are shared with the agent and do no I/O.
 	"workflow/action":     {"proto"},
