@@ -77,6 +77,7 @@ var allowed = map[string][]string{
 	"images/registry": {},
 	// Where systems are published, and whose they are: for the command line, and for the server to check again.
 	"images/catalog":   {},
+	"images/source":    {"images/catalog", "images/checksum", "images/signature"},
 	"images/checksum":  {},
 	"images/signature": {},
 
