@@ -22,7 +22,7 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
 E2E_DEPS = btrfs-progs tcpdump netplan.io network-manager frr bird2 containerd isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
 
 .DEFAULT_GOAL := build
-.PHONY: e2e-all e2e-life e2e-boot e2e-faults build agentos debian-image storage-image deps e2e-deps clean test e2e demo bench check
+.PHONY: e2e-all e2e-life e2e-boot e2e-faults build agentos debian-image storage-image ignition-image live-image deps e2e-deps clean test e2e demo bench check
 FIRMWARE    ?= uefi
 
 ## demo: the main job in a virtual rack, from nothing to a proven login (FIRMWARE=bios|uefi|uefi-http)
@@ -34,7 +34,7 @@ test:
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 ## e2e: real firmware in QEMU, foreign DHCP servers and clients, crashes
-e2e: e2e-deps build agentos debian-image storage-image
+e2e: e2e-deps build agentos debian-image storage-image ignition-image live-image
 	@$(MAKE) -j3 e2e-life e2e-boot e2e-faults
 
 ## e2e-all: the same, and what the gate has no time for: every medium and firmware, storage under Secure Boot and crashes
@@ -86,6 +86,14 @@ agentos: build
 ## debian-image: a small Debian disk image, build/images/debian.raw.zst
 debian-image: build
 	bin/bedplate debian-image --out build/images/debian.raw.zst
+
+## ignition-image: the same, configured by Ignition, build/images/debian-ignition.raw.zst
+ignition-image: build
+	bin/bedplate debian-image --out build/images/debian-ignition.raw.zst --ignition
+
+## live-image: the same as a kernel and an initramfs that run in memory, build/images/debian-live.*
+live-image: build
+	bin/bedplate debian-image --live
 
 ## storage-image: the same with netplan and what opens RAID, LVM and encrypted devices at boot, build/images/debian-storage.raw.zst
 storage-image: build

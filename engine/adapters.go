@@ -274,16 +274,20 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 		url = e.baseFor(m) + "/images/" + name
 		digest, size = i.GetStatus().GetDigest(), i.GetStatus().GetSizeBytes()
 	}
-	if url == "" {
+	if url == "" && i.GetSpec().GetLive() == nil {
 		return nil, fmt.Errorf("image %s has neither a URL nor content: import it with `bedplate image import %s --file …`", name, name)
 	}
 	finish, err := finishFacts(i.GetSpec())
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
+	live, err := e.liveFacts(i, m)
+	if err != nil {
+		return nil, err
+	}
 	return map[string]any{
-		"finish": finish,
-		"name":   name, "url": url, "digest": digest, "size_bytes": float64(size),
+		"finish": finish, "live": live,
+		"name": name, "url": url, "digest": digest, "size_bytes": float64(size),
 		"format": i.GetSpec().GetFormat(), "compression": i.GetSpec().GetCompression(),
 		"root_partition": float64(i.GetSpec().GetRootPartition()), "os": i.GetSpec().GetOs(), "os_version": i.GetSpec().GetOsVersion(),
 		"architecture": i.GetSpec().GetArchitecture(), "configuration": orText(i.GetSpec().GetConfiguration(), "cloud-init"),

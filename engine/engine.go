@@ -196,6 +196,7 @@ func (e *Engine) buildBoot(ctx context.Context) (err error) {
 		BootFiles: e.bootFiles, Machines: e.index, Tokens: bootTokens{e.key.BootTokens(e.cfg.Rand, 0), e.cfg}, Unknown: e.unknownPolicy, StrictAddress: e.networks.ours,
 		HTTPBase:     func(peer netip.Addr) string { return httpBase(e.networks.serverAddress(peer), e.cfg.httpPort()) },
 		AgentAddress: e.agentAddress, CADigest: e.ca.Digest(), KernelPath: e.cfg.KernelPath(), InitramfsPath: e.cfg.InitramfsPath(),
+		Live:     e.liveScript,
 		Observer: e.timeline, Logger: e.log, Registerer: e.registry, Now: e.cfg.Now,
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ func finishFacts(s *pb.ImageSpec) (map[string]any, error) {
 	if f == nil {
 		f = &pb.ImageFinish{}
 	}
-	if !delivers(f, s.GetConfiguration()) {
+	if s.GetLive() == nil && !delivers(f, s.GetConfiguration()) {
 		c := s.GetConfiguration()
 		return nil, fmt.Errorf("it is configured by %[1]s, but nothing brings the configuration to it: "+
 			"give spec.finish a file with `source: %[1]s`, or the kernel argument that names ${%[1]s_url}", c)

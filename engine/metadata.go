@@ -69,6 +69,14 @@ func (d *documents) instanceByKey(key string) (*pb.Instance, bool) {
 	return i, ok
 }
 
+// instance returns an instance by name.
+func (d *documents) instance(name string) (*pb.Instance, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	i, ok := d.instances[name]
+	return i, ok
+}
+
 // ByKey implements metadata.Source.
 func (d *documents) ByKey(key string) (metadata.Document, bool) {
 	i, ok := d.instanceByKey(key)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/bedplate/bedplate/ipxe/script"
 	"github.com/bedplate/bedplate/machine"
 )
 
@@ -70,6 +71,10 @@ type Config struct {
 	// out every address: boot tokens are refused there to addresses that belong
 	// to no known machine. Nil: nowhere.
 	StrictAddress func(peer netip.Addr) bool
+
+	// Live returns the system that a machine runs in memory, in place of one on
+	// its disk; base is that of URLs for it. False: it has none. Nil: no machine has.
+	Live func(m machine.Machine, base string) (script.Live, bool, error)
 
 	// HTTPBase returns the base of URLs for a machine at peer, without a slash
 	// at the end. Nil, or "" returned: the address that the request came in on.

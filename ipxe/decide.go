@@ -49,12 +49,44 @@ func (s *Server) forKnown(a asker, m machine.Machine) decision {
 			}},
 		}
 	default:
+		if d, ok := s.live(a, m); ok {
+			return d
+		}
 		return decision{result: resultDisk, machine: m.Name, detail: "disk", program: script.Disk{Machine: string(m.Name)}}
 	}
 }
 
+// live has a machine boot the system that it runs in memory, if it has one. The
+// script holds the instance's secret URLs, so it is for the machine alone.
+func (s *Server) live(a asker, m machine.Machine) (decision, bool) {
+	if s.cfg.Live == nil {
+		return decision{}, false
+	}
+	l, ok, err := s.cfg.Live(m, a.base)
+	switch {
+	case err != nil:
+		return s.failed(decision{machine: m.Name}, err), true
+	case !ok:
+		return decision{}, false
+	}
+	if d, foreign := s.foreign(a, m); foreign {
+		return d, true
+	}
+	l.Machine, l.Args = string(m.Name), append(ConsoleArgs(m.Console), l.Args...)
+	return decision{result: resultLive, machine: m.Name, detail: "live system " + l.Image, program: l}, true
+}
+
 // agentFor has a known machine boot the agent, if it asks from its own address.
 func (s *Server) agentFor(a asker, m machine.Machine) decision {
+	if d, foreign := s.foreign(a, m); foreign {
+		return d
+	}
+	return s.agent(a, m, resultAgent)
+}
+
+// foreign refuses what only the machine itself may have to who asks from an
+// address that isn't the machine's.
+func (s *Server) foreign(a asker, m machine.Machine) (decision, bool) {
 	if holder, ok := s.holder(a.peer); (ok && holder != m.Name) || (!ok && s.cfg.StrictAddress != nil && s.cfg.StrictAddress(a.peer)) {
 		return decision{
 			result: resultForeign, machine: m.Name, detail: fmt.Sprintf("refused: %s is not an address of %s", a.peer, m.Name),
@@ -62,9 +94,9 @@ func (s *Server) agentFor(a asker, m machine.Machine) decision {
 				fmt.Sprintf("%s is not an address of machine %s.", a.peer, m.Name),
 				fmt.Sprintf("To see what was seen of it: bedplate machine explain %s", m.Name),
 			}},
-		}
+		}, true
 	}
-	return s.agent(a, m, resultAgent)
+	return decision{}, false
 }
 
 // forUnknown decides for a machine that is not on record.

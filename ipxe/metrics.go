@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // The values of the label result of bedplate_ipxe_scripts_total.
 const (
 	resultAgent    = "agent"
+	resultLive     = "live"
 	resultDiscover = "discover"
 	resultDisk     = "disk"
 	resultMessage  = "message"  // known, with nothing to boot

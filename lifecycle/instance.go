@@ -134,6 +134,13 @@ func (c *Controller) start(ctx context.Context, inst *pb.Instance, template stri
 		wf.Spec.Inputs = eraseInputs(c.poolOf(c.machines[inst.GetStatus().GetMachine()]).GetErase())
 	case TemplateInstall:
 		wf.Spec.Inputs = installInputs(inst)
+		live, err := c.live(ctx, inst)
+		if err != nil {
+			return err
+		}
+		if live {
+			wf.Spec.Template = TemplateLive
+		}
 		if t := inst.GetSpec().GetTemplate(); t != "" {
 			wf.Spec.Template = t
 		}
@@ -213,14 +220,26 @@ func (c *Controller) installing(inst *pb.Instance) bool {
 // silent reports whether nothing in the instance's image reads our metadata,
 // so that it can't report in either.
 func (c *Controller) silent(ctx context.Context, inst *pb.Instance) (bool, error) {
+	image, err := c.imageOf(ctx, inst)
+	return image.GetConfiguration() == "none", err
+}
+
+// live reports whether the instance's image runs in memory.
+func (c *Controller) live(ctx context.Context, inst *pb.Instance) (bool, error) {
+	image, err := c.imageOf(ctx, inst)
+	return image.GetLive() != nil, err
+}
+
+// imageOf returns what the instance's image is; nothing for one that isn't known.
+func (c *Controller) imageOf(ctx context.Context, inst *pb.Instance) (*pb.ImageSpec, error) {
 	if inst.GetSpec().GetImage() == "" {
-		return false, nil
+		return nil, nil
 	}
 	image, err := resource.Get[*pb.Image](ctx, c.cfg.DB, inst.GetSpec().GetImage())
 	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
+		return nil, nil
 	}
-	return image.GetSpec().GetConfiguration() == "none", err
+	return image.GetSpec(), err
 }
 
 // installWorkflow returns the newest workflow that (re)installs the instance.
@@ -239,6 +258,9 @@ func (c *Controller) installWorkflow(inst *pb.Instance) *pb.Workflow {
 
 // installs reports whether the workflow writes an operating system.
 func installs(wf *pb.Workflow) bool {
+	if wf.GetSpec().GetTemplate() == TemplateLive {
+		return true
+	}
 	for _, s := range wf.GetStatus().GetTemplate().GetSteps() {
 		if s.GetUses() == "image.write" {
 			return true

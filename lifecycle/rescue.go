@@ -7,6 +7,8 @@ import (
 // Names of the built-in templates.
 const (
 	TemplateInstall = "install-image"
+	// TemplateLive boots a system that runs in memory.
+	TemplateLive    = "boot-live"
 	TemplateRelease = "release"
 	TemplateTest    = "test"
 	TemplateInspect = "inspect"

@@ -87,6 +87,8 @@ func patternMessage(field string) string {
 		return "not an interface's name: at most 15 letters, digits, _ . and -, beginning with a letter, a digit or _"
 	case "ImageSpec.digest":
 		return "not a digest: sha256: and 64 hexadecimal digits in lower case"
+	case "ImageFile.mode":
+		return "not permissions in octal such as \"0600\""
 	case "StorageDisk.name", "StoragePartition.name", "StorageEncryption.name":
 		return "not a name: letters, digits, _ and -, beginning with a letter or digit"
 	case "StorageRaid.name":
@@ -209,6 +211,7 @@ func checkSpec(obj Object, errs *FieldErrors) {
 
 func checkImage(s *pb.ImageSpec, errs *FieldErrors) {
 	checkFinish(s.GetFinish(), errs)
+	checkLive(s, errs)
 	if s.GetUrl() == "" {
 		return
 	}

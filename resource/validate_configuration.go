@@ -60,3 +60,29 @@ func checkFinish(s *pb.ImageFinish, errs *FieldErrors) {
 		errs.add("spec.finish.boot_entry.loader", "%q: not a path from the top of the EFI system partition", l)
 	}
 }
+
+// checkLive looks at what a live image names.
+func checkLive(s *pb.ImageSpec, errs *FieldErrors) {
+	l := s.GetLive()
+	if l == nil {
+		return
+	}
+	if s.GetUrl() != "" {
+		errs.add("spec.url", "a live system has no disk image: give its files in spec.live")
+	}
+	part := func(path, ref string) {
+		if strings.Contains(ref, "://") {
+			checkURL(path, ref, errs)
+			return
+		}
+		checkReference(path, ref, errs)
+	}
+	part("spec.live.kernel", l.GetKernel())
+	part("spec.live.rootfs", l.GetRootfs())
+	for i, ref := range l.GetInitramfs() {
+		part(joinIndex("spec.live.initramfs", i), ref)
+	}
+	for i, arg := range l.GetKernelArguments() {
+		checkKernelArgument(joinIndex("spec.live.kernel_arguments", i), arg, errs)
+	}
+}

@@ -126,12 +126,13 @@ func builtIn(cached bool, took time.Duration) string {
 
 func newDebianImageCommand(a *app) *cobra.Command {
 	var c debian.Config
+	var live bool
 	size := int64(0)
 	cmd := &cobra.Command{
 		Use:   "debian-image",
 		Short: "Build a small Debian disk image",
 		Long: `Build a small Debian disk image that boots by BIOS, UEFI and UEFI with Secure Boot
-and is configured by cloud-init. Needs mmdebstrap and a few other packages; an error
+and is configured by cloud-init, or by Ignition. Needs mmdebstrap and a few other packages; an error
 names those that are missing. Root is not needed, nor are loop devices.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -139,7 +140,14 @@ names those that are missing. Root is not needed, nor are loop devices.`,
 			c.Size = size << 20
 			screen := a.screen(a.stderr)
 			c.Progress = buildProgress(screen)
-			m, err := debian.Build(cmd.Context(), c)
+			build := debian.Build
+			if live {
+				build = debian.BuildLive
+				if !cmd.Flags().Changed("out") {
+					c.Out = "build/images/debian-live.initramfs.zst"
+				}
+			}
+			m, err := build(cmd.Context(), c)
 			if cerr := screen.Close(); err == nil {
 				err = cerr
 			}
@@ -156,6 +164,8 @@ names those that are missing. Root is not needed, nor are loop devices.`,
 	flags.StringVar(&c.Suite, "suite", "bookworm", "Debian `release`")
 	flags.StringVar(&c.Mirror, "mirror", "", "`URL` of the archive (default: mmdebstrap's)")
 	flags.StringVar(&c.Kernel, "kernel-package", "linux-image-cloud-amd64", "Debian `package` with the kernel; linux-image-amd64 has drivers for all servers")
+	flags.BoolVar(&live, "live", false, "make a system that runs in memory: an initramfs, and its kernel beside it")
+	flags.BoolVar(&c.Ignition, "ignition", false, "have it configured by Ignition in place of cloud-init")
 	flags.StringSliceVar(&c.Packages, "package", nil, "further `package` to install; may be repeated")
 	flags.Int64Var(&size, "size", 0, "length of the image in `MiB` (default: what it needs)")
 	flags.StringVar(&c.Level, "level", "better", "of compression: fastest, default, better or best")

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,9 @@ type Config struct {
 	// Kernel is the kernel package. Empty: linux-image-cloud-amd64, which has
 	// drivers for virtual machines and NVMe; linux-image-amd64 is for all servers.
 	Kernel string
+	// Ignition has the image configured by Ignition in its initramfs, in place of
+	// cloud-init. The configuration is read from /boot/ignition/config.ign.
+	Ignition bool
 	// Packages are installed as well.
 	Packages []string
 	// Size is the length of the disk image in bytes, rounded up to MiB; the
@@ -137,13 +141,13 @@ func (c Config) withDefaults() (Config, error) {
 // baseDigest names what the cached file tree depends on.
 func (c Config) baseDigest() string {
 	h := sha256.New()
-	fmt.Fprintln(h, builder, c.Suite, c.Mirror, c.packages(), earlyFiles, excluded, compileHook)
+	fmt.Fprintln(h, builder, c.Suite, c.Mirror, c.packages(), c.early(), excluded, compileHook)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
 func (c Config) inputs(baseID string) string {
 	h := sha256.New()
-	fmt.Fprintln(h, builder, baseID, c.Size, c.Level, links, grubConfig, bootPrograms)
+	fmt.Fprintln(h, builder, baseID, c.Size, c.Level, links, grubConfig, bootPrograms, c.own())
 	err := fs.WalkDir(overlay, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -167,7 +171,7 @@ func (c Config) assemble(ctx context.Context, base string, m Manifest) (Manifest
 		return Manifest{}, fmt.Errorf("making a folder to work in: %w", err)
 	}
 	defer os.RemoveAll(work) //nolint:errcheck // a left-over in the cache is harmless
-	d := disk{work: work, raw: filepath.Join(work, "disk.raw"), rootUUID: uuidFrom(m.Inputs, "root"), diskGUID: uuidFrom(m.Inputs, "disk")}
+	d := disk{own: c.own(), work: work, raw: filepath.Join(work, "disk.raw"), rootUUID: uuidFrom(m.Inputs, "root"), diskGUID: uuidFrom(m.Inputs, "disk")}
 	m.RootUUID = d.rootUUID
 	c.Progress("adding configuration", 0, 0)
 	files, err := d.addOverlay(base)
@@ -185,15 +189,20 @@ func (c Config) assemble(ctx context.Context, base string, m Manifest) (Manifest
 	if err := c.compress(ctx, d.raw, &m); err != nil {
 		return Manifest{}, err
 	}
+	return m, c.describe(m)
+}
+
+// describe writes what stands beside a finished file, the manifest last.
+func (c Config) describe(m Manifest) error {
 	sum := fmt.Sprintf("%s  %s\n", m.SHA256, filepath.Base(c.Out))
 	if err := writeAtomic(c.Out+".sha256", []byte(sum)); err != nil {
-		return Manifest{}, err
+		return err
 	}
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
-		return Manifest{}, fmt.Errorf("writing manifest: %w", err)
+		return fmt.Errorf("writing manifest: %w", err)
 	}
-	return m, writeAtomic(c.Out+".json", append(b, '\n'))
+	return writeAtomic(c.Out+".json", append(b, '\n'))
 }
 
 // compress writes c.Out from the raw image.
@@ -314,12 +323,34 @@ func (r *reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// early are the files that must be there before the kernel's package makes its initramfs.
+func (c Config) early() map[string]string {
+	out := maps.Clone(earlyFiles)
+	if c.Ignition {
+		maps.Copy(out, ignitionEarly)
+	}
+	return out
+}
+
+// own are files of ours besides those that every image has.
+func (c Config) own() map[string]string {
+	if c.Ignition {
+		return ignitionOwn
+	}
+	return nil
+}
+
 // packages are those of a small server that can be configured from outside.
 func (c Config) packages() []string {
 	p := []string{
 		c.Kernel, "linux-base", "initramfs-tools", "zstd", "kmod", "udev",
 		"systemd-sysv", "systemd-resolved", "dbus", "libpam-systemd", "login", "passwd",
-		"iproute2", "netbase", "ca-certificates", "openssh-server", "sudo", "cloud-init",
+		"iproute2", "netbase", "ca-certificates", "openssh-server", "sudo",
+	}
+	if c.Ignition {
+		p = append(p, "ignition", "curl")
+	} else {
+		p = append(p, "cloud-init")
 	}
 	if c.Suite == "trixie" || c.Suite == "sid" {
 		p = append(p, "systemd-repart")

@@ -35,6 +35,8 @@ const (
 type disk struct {
 	work, raw          string
 	rootUUID, diskGUID string
+	// own are files by name, beside the overlay.
+	own map[string]string
 }
 
 // bootPrograms are the signed boot programs, by their places on this machine,

@@ -73,9 +73,12 @@ func (c Config) makeBase(ctx context.Context, base string) (string, error) {
 	}
 	defer os.RemoveAll(work) //nolint:errcheck // a left-over in the cache is harmless
 	early := filepath.Join(work, "early")
-	for name, content := range earlyFiles {
-		file := filepath.Join(early, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
+	for name, content := range c.early() {
+		file, mode := filepath.Join(early, name), fs.FileMode(0o644)
+		if strings.HasPrefix(content, "#!") {
+			mode = 0o755
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), mode)); err != nil {
 			return "", fmt.Errorf("writing early files: %w", err)
 		}
 	}
@@ -84,7 +87,11 @@ func (c Config) makeBase(ctx context.Context, base string) (string, error) {
 		"--variant=minbase", "--format=tar", "--include=" + strings.Join(c.packages(), ","),
 		"--aptopt=Apt::Install-Recommends \"false\"", "--setup-hook=sync-in " + early + " /",
 	}
-	args = append(args, "--customize-hook="+compileHook)
+	if c.Ignition { // Whichever package was set up last, Ignition is in the initramfs.
+		args = append(args, `--customize-hook=chroot "$1" update-initramfs -u -k all`)
+	} else {
+		args = append(args, "--customize-hook="+compileHook)
+	}
 	for _, path := range excluded {
 		args = append(args, "--dpkgopt=path-exclude="+path)
 	}
@@ -209,6 +216,9 @@ func (d disk) ownFiles() map[string]own {
 		"etc/machine-id":     {},
 		"etc/hostname":       {content: []byte("debian\n")},
 		"boot/grub/grub.cfg": {content: fmt.Appendf(nil, grubConfig, d.rootUUID, d.rootUUID)},
+	}
+	for name, content := range d.own {
+		out[name] = own{content: []byte(content)}
 	}
 	for name, target := range links {
 		out[name] = own{link: target}

@@ -87,6 +87,14 @@ func (a Agent) GRUB() ([]byte, error) {
 	return s.bytes(), nil
 }
 
+func hostOf(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
 func urlPath(s string) string {
 	u, err := url.Parse(s)
 	if err != nil {

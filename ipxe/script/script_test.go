@@ -25,6 +25,7 @@ type input struct {
 	Disk    *Disk
 	Message *Message
 	Medium  *Medium
+	Live    *Live
 }
 
 // TestGolden makes each testdata/*.txtar's scripts from its input.json.
@@ -75,6 +76,9 @@ func render(t *testing.T, data []byte) []txtar.File {
 	case in.Agent != nil:
 		add("ipxe", in.Agent.IPXE)
 		add("grub", in.Agent.GRUB)
+	case in.Live != nil:
+		add("ipxe", in.Live.IPXE)
+		add("grub", in.Live.GRUB)
 	case in.Disk != nil:
 		add("ipxe", in.Disk.IPXE)
 		add("grub", in.Disk.GRUB)

@@ -370,7 +370,10 @@ func (r *rig) eventually(limit time.Duration, what string, ok func() error) {
 }
 
 // ssh runs a command on an installed system as its default user.
-func (r *rig) ssh(address, command string) (string, error) {
+func (r *rig) ssh(address, command string) (string, error) { return r.sshAs("debian", address, command) }
+
+// sshAs runs a command as a user of the installed system.
+func (r *rig) sshAs(user, address, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
 	defer cancel()
 	conn, err := r.ns.Dial(ctx, "tcp", net.JoinHostPort(address, "22"))
@@ -382,7 +385,7 @@ func (r *rig) ssh(address, command string) (string, error) {
 		return "", err
 	}
 	c, chans, reqs, err := ssh.NewClientConn(conn, address, &ssh.ClientConfig{
-		User: "debian", Auth: []ssh.AuthMethod{ssh.PublicKeys(r.key)},
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(r.key)},
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // a machine made a minute ago
 	})
 	if err != nil {

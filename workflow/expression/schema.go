@@ -231,6 +231,7 @@ const (
 	typeDisk     = "bedplate.disk"
 	typeServer   = "bedplate.server"
 	typeImage    = "bedplate.image"
+	typeLive     = "bedplate.live"
 	typeFailure  = "bedplate.failure"
 	typeInputs   = "bedplate.inputs"
 	typeSteps    = "bedplate.steps"
@@ -259,7 +260,9 @@ func baseSchema() schema {
 	s[typeDisk] = &object{name: typeDisk, fields: fields}
 	s[typeServer] = &object{name: typeServer, fields: map[string]field{"http_url": str, "registry": str, "metadata_url": str, "network_config_url": str, "ignition_url": str, "address": str}}
 	finish := s.message((&pb.ImageFinish{}).ProtoReflect().Descriptor())
+	s[typeLive] = &object{name: typeLive, fields: map[string]field{"kernel_url": str, "initramfs_url": str, "command_line": str}}
 	s[typeImage] = &object{name: typeImage, fields: map[string]field{
+		"live":   objectField(typeLive),
 		"finish": objectField(finish),
 		"url":    str, "digest": str, "format": str, "compression": str, "size_bytes": num, "root_partition": num,
 		"os": str, "os_version": str, "architecture": str, "configuration": str, "handover": str,

@@ -167,7 +167,9 @@ type ImageSpec struct {
 	// goes without the firmware (kexec) where the machine waited and that is safe.
 	Handover string `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
 	// What is put right on the disk right after the image was written.
-	Finish        *ImageFinish `protobuf:"bytes,30,opt,name=finish,proto3" json:"finish,omitempty"`
+	Finish *ImageFinish `protobuf:"bytes,30,opt,name=finish,proto3" json:"finish,omitempty"`
+	// A system that is booted from the network and runs in memory. An instance of it writes to no disk.
+	Live          *ImageLive `protobuf:"bytes,31,opt,name=live,proto3" json:"live,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +288,88 @@ func (x *ImageSpec) GetFinish() *ImageFinish {
 	return nil
 }
 
+func (x *ImageSpec) GetLive() *ImageLive {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+// ImageLive is a kernel with what it starts from. Each part is the name of an
+// Image that holds the file, or an http or https URL that machines reach.
+type ImageLive struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Linux kernel.
+	Kernel string `protobuf:"bytes,1,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	// Initramfs archives, in order.
+	Initramfs []string `protobuf:"bytes,2,rep,name=initramfs,proto3" json:"initramfs,omitempty"`
+	// What the initramfs fetches: `${rootfs_url}` in kernel arguments.
+	Rootfs string `protobuf:"bytes,3,opt,name=rootfs,proto3" json:"rootfs,omitempty"`
+	// Kernel arguments. `${rootfs_url}`, `${ignition_url}`, `${talos_url}`, `${metadata_url}` and `${hostname}` stand for
+	// what they say, each for the one instance.
+	KernelArguments []string `protobuf:"bytes,4,rep,name=kernel_arguments,json=kernelArguments,proto3" json:"kernel_arguments,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ImageLive) Reset() {
+	*x = ImageLive{}
+	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageLive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageLive) ProtoMessage() {}
+
+func (x *ImageLive) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageLive.ProtoReflect.Descriptor instead.
+func (*ImageLive) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ImageLive) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *ImageLive) GetInitramfs() []string {
+	if x != nil {
+		return x.Initramfs
+	}
+	return nil
+}
+
+func (x *ImageLive) GetRootfs() string {
+	if x != nil {
+		return x.Rootfs
+	}
+	return ""
+}
+
+func (x *ImageLive) GetKernelArguments() []string {
+	if x != nil {
+		return x.KernelArguments
+	}
+	return nil
+}
+
 // ImageFinish is what is put right on a disk after an image was written to it,
 // in this order.
 type ImageFinish struct {
@@ -309,7 +393,7 @@ type ImageFinish struct {
 
 func (x *ImageFinish) Reset() {
 	*x = ImageFinish{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	mi := &file_bedplate_v1_image_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +405,7 @@ func (x *ImageFinish) String() string {
 func (*ImageFinish) ProtoMessage() {}
 
 func (x *ImageFinish) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[2]
+	mi := &file_bedplate_v1_image_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +418,7 @@ func (x *ImageFinish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageFinish.ProtoReflect.Descriptor instead.
 func (*ImageFinish) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{2}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ImageFinish) GetGrow() bool {
@@ -401,7 +485,7 @@ type ImageFile struct {
 
 func (x *ImageFile) Reset() {
 	*x = ImageFile{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	mi := &file_bedplate_v1_image_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +497,7 @@ func (x *ImageFile) String() string {
 func (*ImageFile) ProtoMessage() {}
 
 func (x *ImageFile) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	mi := &file_bedplate_v1_image_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +510,7 @@ func (x *ImageFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageFile.ProtoReflect.Descriptor instead.
 func (*ImageFile) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{3}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ImageFile) GetPartition() string {
@@ -487,7 +571,7 @@ type ImageBootEntry struct {
 
 func (x *ImageBootEntry) Reset() {
 	*x = ImageBootEntry{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	mi := &file_bedplate_v1_image_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +583,7 @@ func (x *ImageBootEntry) String() string {
 func (*ImageBootEntry) ProtoMessage() {}
 
 func (x *ImageBootEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	mi := &file_bedplate_v1_image_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +596,7 @@ func (x *ImageBootEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageBootEntry.ProtoReflect.Descriptor instead.
 func (*ImageBootEntry) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{4}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ImageBootEntry) GetLabel() string {
@@ -551,7 +635,7 @@ type ImageStatus struct {
 
 func (x *ImageStatus) Reset() {
 	*x = ImageStatus{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[5]
+	mi := &file_bedplate_v1_image_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +647,7 @@ func (x *ImageStatus) String() string {
 func (*ImageStatus) ProtoMessage() {}
 
 func (x *ImageStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[5]
+	mi := &file_bedplate_v1_image_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +660,7 @@ func (x *ImageStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStatus.ProtoReflect.Descriptor instead.
 func (*ImageStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{5}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImageStatus) GetState() ImageState {
@@ -622,7 +706,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x05Image\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.ImageSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xe4\x04\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\x90\x05\n" +
 	"\tImageSpec\x12\x1a\n" +
 	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x03url\x127\n" +
 	"\x06digest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x06digest\x12+\n" +
@@ -639,7 +723,14 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	" \x01(\tB*\xbaH'r%R\x00R\n" +
 	"cloud-initR\bignitionR\x05talosR\x04noneR\rconfiguration\x121\n" +
 	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\x120\n" +
-	"\x06finish\x18\x1e \x01(\v2\x18.bedplate.v1.ImageFinishR\x06finish\"\xae\x02\n" +
+	"\x06finish\x18\x1e \x01(\v2\x18.bedplate.v1.ImageFinishR\x06finish\x12*\n" +
+	"\x04live\x18\x1f \x01(\v2\x16.bedplate.v1.ImageLiveR\x04live\"\xc0\x01\n" +
+	"\tImageLive\x12\"\n" +
+	"\x06kernel\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x06kernel\x12/\n" +
+	"\tinitramfs\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\b\"\ar\x05\x10\x01\x18\x80\x10R\tinitramfs\x12 \n" +
+	"\x06rootfs\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06rootfs\x12<\n" +
+	"\x10kernel_arguments\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\"\xae\x02\n" +
 	"\vImageFinish\x12\x12\n" +
 	"\x04grow\x18\x01 \x01(\bR\x04grow\x12(\n" +
 	"\x10reset_machine_id\x18\x02 \x01(\bR\x0eresetMachineId\x12/\n" +
@@ -688,32 +779,34 @@ func file_bedplate_v1_image_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bedplate_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_bedplate_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_bedplate_v1_image_proto_goTypes = []any{
 	(ImageState)(0),               // 0: bedplate.v1.ImageState
 	(*Image)(nil),                 // 1: bedplate.v1.Image
 	(*ImageSpec)(nil),             // 2: bedplate.v1.ImageSpec
-	(*ImageFinish)(nil),           // 3: bedplate.v1.ImageFinish
-	(*ImageFile)(nil),             // 4: bedplate.v1.ImageFile
-	(*ImageBootEntry)(nil),        // 5: bedplate.v1.ImageBootEntry
-	(*ImageStatus)(nil),           // 6: bedplate.v1.ImageStatus
-	(*Metadata)(nil),              // 7: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*ImageLive)(nil),             // 3: bedplate.v1.ImageLive
+	(*ImageFinish)(nil),           // 4: bedplate.v1.ImageFinish
+	(*ImageFile)(nil),             // 5: bedplate.v1.ImageFile
+	(*ImageBootEntry)(nil),        // 6: bedplate.v1.ImageBootEntry
+	(*ImageStatus)(nil),           // 7: bedplate.v1.ImageStatus
+	(*Metadata)(nil),              // 8: bedplate.v1.Metadata
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_bedplate_v1_image_proto_depIdxs = []int32{
-	7, // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
+	8, // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
 	2, // 1: bedplate.v1.Image.spec:type_name -> bedplate.v1.ImageSpec
-	6, // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
-	3, // 3: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
-	4, // 4: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
-	5, // 5: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
-	0, // 6: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
-	8, // 7: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	7, // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
+	4, // 3: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
+	3, // 4: bedplate.v1.ImageSpec.live:type_name -> bedplate.v1.ImageLive
+	5, // 5: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
+	6, // 6: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
+	0, // 7: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
+	9, // 8: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_image_proto_init() }
@@ -728,7 +821,7 @@ func file_bedplate_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_image_proto_rawDesc), len(file_bedplate_v1_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
