@@ -370,7 +370,9 @@ func (r *rig) eventually(limit time.Duration, what string, ok func() error) {
 }
 
 // ssh runs a command on an installed system as its default user.
-func (r *rig) ssh(address, command string) (string, error) { return r.sshAs("debian", address, command) }
+func (r *rig) ssh(address, command string) (string, error) {
+	return r.sshAs("debian", address, command)
+}
 
 // sshAs runs a command as a user of the installed system.
 func (r *rig) sshAs(user, address, command string) (string, error) {
