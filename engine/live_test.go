@@ -23,7 +23,7 @@ func liveEngine(t *testing.T, images ...*pb.Image) *Engine {
 	for _, i := range images {
 		e.catalogue.set(i)
 	}
-	e.documents = newDocuments(nil, func(string, string) string { return "KEY" }, func(machine.Machine) ([]byte, error) { return nil, nil })
+	e.documents = newDocuments(nil, func(string, string) string { return "KEY" }, func(machine.Machine, string) (systemNetwork, error) { return systemNetwork{}, nil })
 	return e
 }
 
