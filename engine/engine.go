@@ -40,6 +40,7 @@ import (
 	"github.com/bedplate/bedplate/metadata"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
+	"github.com/bedplate/bedplate/stack"
 	"github.com/bedplate/bedplate/store"
 	"github.com/bedplate/bedplate/store/bolt"
 	"github.com/bedplate/bedplate/tftp"
@@ -86,6 +87,7 @@ type Engine struct {
 	workflow  *workflow.Controller
 	agents    *rpc.Server
 	lifecycle *lifecycle.Controller
+	stacks    *stack.Controller
 	api       *api.Server
 	history   *history.History
 	fleet     *fleet.Fleet
@@ -114,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := e.openState(); err != nil {
 		return nil, err
 	}
-	for _, build := range []func(context.Context) error{e.buildBoot, e.buildMedia, e.buildBMC, e.buildWorkflows, e.buildAPI, e.buildSSH, e.seed} {
+	for _, build := range []func(context.Context) error{e.buildBoot, e.buildMedia, e.buildBMC, e.buildWorkflows, e.buildStacks, e.buildAPI, e.buildSSH, e.seed} {
 		if err := build(ctx); err != nil {
 			return nil, errors.Join(err, e.Close())
 		}
@@ -295,7 +297,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.keepHistory, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.consoles.Run, e.runSSH, e.discoverBMCs, e.lifecycle.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.keepHistory, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.consoles.Run, e.runSSH, e.discoverBMCs, e.lifecycle.Run, e.stacks.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)

@@ -12,7 +12,4 @@ func checkStack(s *pb.StackSpec, errs *FieldErrors) {
 	for i, l := range s.GetLayers() {
 		checkDuration(joinIndex("spec.layers", i)+".timeout", l.GetTimeout(), errs)
 	}
-	if h := s.GetHandover(); h != nil && h.GetTo() == "" {
-		errs.add("spec.handover.to", "missing: argocd or flux")
-	}
 }

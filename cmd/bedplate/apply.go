@@ -213,6 +213,9 @@ func fatal(err error) bool {
 // one applies one resource and prints what became of it.
 func (ap *applier) one(ctx context.Context, it resource.Item) error {
 	obj, kind := it.Object, resource.KindOf(it.Object)
+	if err := ap.uploadStack(ctx, ap.client, it); err != nil {
+		return err
+	}
 	before, err := ap.client.call(ctx, kind, "Get"+kind.Name, fields{"name": obj.GetMetadata().GetName()})
 	var current resource.Object
 	switch {

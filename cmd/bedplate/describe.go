@@ -57,6 +57,8 @@ func (a *app) describe(ctx context.Context, c *client, obj resource.Object) erro
 		p.workflow(o)
 	case *pb.Instance:
 		p.instance(o)
+	case *pb.Stack:
+		p.stack(o)
 	case *pb.Template:
 		p.template(o)
 	default:

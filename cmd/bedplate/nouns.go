@@ -289,6 +289,9 @@ func deletedWord(kind resource.Kind) string {
 	if kind.Name == "Instance" {
 		return "releasing: it is gone when its machine's disks have been wiped"
 	}
+	if kind.Name == "Stack" {
+		return "uninstalling: it is gone when nothing of it is left in its cluster"
+	}
 	return "deleted"
 }
 

@@ -13,7 +13,7 @@ import (
 
 func newStackCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Stack"), "Layers on a cluster: catalogue, plan, apply, health, removal")
-	noun.AddCommand(newStackCatalogCommand(a), newStackProfileCommand(a))
+	noun.AddCommand(newStackPlanCommand(a), newStackFollowCommand(a), newStackRetryCommand(a), newStackCatalogCommand(a), newStackProfileCommand(a))
 	return noun
 }
 
@@ -43,7 +43,7 @@ func stackState(s *pb.Stack) string {
 func stackCount(s *pb.Stack) string {
 	ready := 0
 	for _, l := range s.GetStatus().GetLayers() {
-		if slices.Contains([]pb.StackState{pb.StackState_STACK_READY, pb.StackState_STACK_SKIPPED, pb.StackState_STACK_HANDED_OVER}, l.GetState()) {
+		if slices.Contains([]pb.StackState{pb.StackState_STACK_READY, pb.StackState_STACK_SKIPPED}, l.GetState()) {
 			ready++
 		}
 	}

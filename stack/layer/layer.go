@@ -285,8 +285,8 @@ func (r *resolver) checkExpressions(spec *pb.StackSpec) {
 // Variables are what the expressions of a stack can name.
 func Variables() []string { return []string{"cluster", "inputs", "machines", "stack"} }
 
-// Native returns values as charts take them: a number without a fraction is
-// an int64, so that a template doesn't write 1e+06.
+// Native returns values as expressions take them: a number without a fraction
+// is an int64, so that it can count and index.
 func Native(in map[string]*structpb.Value) map[string]any {
 	out := make(map[string]any, len(in))
 	for k, v := range in {

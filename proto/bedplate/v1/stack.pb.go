@@ -39,26 +39,24 @@ const (
 	StackState_STACK_ROLLING_BACK StackState = 5
 	StackState_STACK_FAILED       StackState = 6
 	// Somebody else has changed its objects.
-	StackState_STACK_DRIFTED     StackState = 7
-	StackState_STACK_REMOVING    StackState = 8
-	StackState_STACK_SKIPPED     StackState = 9
-	StackState_STACK_HANDED_OVER StackState = 10
+	StackState_STACK_DRIFTED  StackState = 7
+	StackState_STACK_REMOVING StackState = 8
+	StackState_STACK_SKIPPED  StackState = 9
 )
 
 // Enum value maps for StackState.
 var (
 	StackState_name = map[int32]string{
-		0:  "STACK_STATE_UNSPECIFIED",
-		1:  "STACK_PENDING",
-		2:  "STACK_APPLYING",
-		3:  "STACK_WAITING",
-		4:  "STACK_READY",
-		5:  "STACK_ROLLING_BACK",
-		6:  "STACK_FAILED",
-		7:  "STACK_DRIFTED",
-		8:  "STACK_REMOVING",
-		9:  "STACK_SKIPPED",
-		10: "STACK_HANDED_OVER",
+		0: "STACK_STATE_UNSPECIFIED",
+		1: "STACK_PENDING",
+		2: "STACK_APPLYING",
+		3: "STACK_WAITING",
+		4: "STACK_READY",
+		5: "STACK_ROLLING_BACK",
+		6: "STACK_FAILED",
+		7: "STACK_DRIFTED",
+		8: "STACK_REMOVING",
+		9: "STACK_SKIPPED",
 	}
 	StackState_value = map[string]int32{
 		"STACK_STATE_UNSPECIFIED": 0,
@@ -71,7 +69,6 @@ var (
 		"STACK_DRIFTED":           7,
 		"STACK_REMOVING":          8,
 		"STACK_SKIPPED":           9,
-		"STACK_HANDED_OVER":       10,
 	}
 )
 
@@ -181,9 +178,7 @@ type StackSpec struct {
 	// What becomes of a layer that isn't healthy in time: `rollback` to what it was before, or `keep` to look at it. Empty: rollback.
 	OnFailure string `protobuf:"bytes,8,opt,name=on_failure,json=onFailure,proto3" json:"on_failure,omitempty"`
 	// Do nothing until this is cleared; a deletion waits as well.
-	Suspend bool `protobuf:"varint,9,opt,name=suspend,proto3" json:"suspend,omitempty"`
-	// Who owns the stack once it is healthy.
-	Handover      *StackHandover `protobuf:"bytes,10,opt,name=handover,proto3" json:"handover,omitempty"`
+	Suspend       bool `protobuf:"varint,9,opt,name=suspend,proto3" json:"suspend,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,13 +274,6 @@ func (x *StackSpec) GetSuspend() bool {
 		return x.Suspend
 	}
 	return false
-}
-
-func (x *StackSpec) GetHandover() *StackHandover {
-	if x != nil {
-		return x.Handover
-	}
-	return nil
 }
 
 // StackCluster says which cluster.
@@ -880,61 +868,6 @@ func (x *StackCheck) GetExpression() string {
 	return ""
 }
 
-// StackHandover gives the stack's layers to a GitOps controller in the cluster.
-type StackHandover struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `argocd` or `flux`.
-	To string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
-	// Where its objects are made. Empty: argocd or flux-system.
-	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StackHandover) Reset() {
-	*x = StackHandover{}
-	mi := &file_bedplate_v1_stack_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StackHandover) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StackHandover) ProtoMessage() {}
-
-func (x *StackHandover) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_stack_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StackHandover.ProtoReflect.Descriptor instead.
-func (*StackHandover) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_stack_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *StackHandover) GetTo() string {
-	if x != nil {
-		return x.To
-	}
-	return ""
-}
-
-func (x *StackHandover) GetNamespace() string {
-	if x != nil {
-		return x.Namespace
-	}
-	return ""
-}
-
 // StackStatus is how far a stack has come.
 type StackStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -959,7 +892,7 @@ type StackStatus struct {
 
 func (x *StackStatus) Reset() {
 	*x = StackStatus{}
-	mi := &file_bedplate_v1_stack_proto_msgTypes[10]
+	mi := &file_bedplate_v1_stack_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +904,7 @@ func (x *StackStatus) String() string {
 func (*StackStatus) ProtoMessage() {}
 
 func (x *StackStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_stack_proto_msgTypes[10]
+	mi := &file_bedplate_v1_stack_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +917,7 @@ func (x *StackStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackStatus.ProtoReflect.Descriptor instead.
 func (*StackStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_stack_proto_rawDescGZIP(), []int{10}
+	return file_bedplate_v1_stack_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StackStatus) GetState() StackState {
@@ -1082,7 +1015,7 @@ type StackLayerStatus struct {
 
 func (x *StackLayerStatus) Reset() {
 	*x = StackLayerStatus{}
-	mi := &file_bedplate_v1_stack_proto_msgTypes[11]
+	mi := &file_bedplate_v1_stack_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1027,7 @@ func (x *StackLayerStatus) String() string {
 func (*StackLayerStatus) ProtoMessage() {}
 
 func (x *StackLayerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_stack_proto_msgTypes[11]
+	mi := &file_bedplate_v1_stack_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1040,7 @@ func (x *StackLayerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackLayerStatus.ProtoReflect.Descriptor instead.
 func (*StackLayerStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_stack_proto_rawDescGZIP(), []int{11}
+	return file_bedplate_v1_stack_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StackLayerStatus) GetName() string {
@@ -1202,7 +1135,7 @@ const file_bedplate_v1_stack_proto_rawDesc = "" +
 	"\x05Stack\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.StackSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.StackStatusR\x06status\"\xe4\x04\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.StackStatusR\x06status\"\xac\x04\n" +
 	"\tStackSpec\x12*\n" +
 	"\vdescription\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12;\n" +
 	"\acluster\x18\x02 \x01(\v2\x19.bedplate.v1.StackClusterB\x06\xbaH\x03\xc8\x01\x01R\acluster\x12;\n" +
@@ -1214,9 +1147,7 @@ const file_bedplate_v1_stack_proto_rawDesc = "" +
 	"\x04crds\x18\a \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04keepR\x06deleteR\x04crds\x126\n" +
 	"\n" +
 	"on_failure\x18\b \x01(\tB\x17\xbaH\x14r\x12R\x00R\brollbackR\x04keepR\tonFailure\x12\x18\n" +
-	"\asuspend\x18\t \x01(\bR\asuspend\x126\n" +
-	"\bhandover\x18\n" +
-	" \x01(\v2\x1a.bedplate.v1.StackHandoverR\bhandover\x1aQ\n" +
+	"\asuspend\x18\t \x01(\bR\asuspend\x1aQ\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"i\n" +
@@ -1280,10 +1211,7 @@ const file_bedplate_v1_stack_proto_rawDesc = "" +
 	"\n" +
 	"expression\x18\x06 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\n" +
-	"expression\"[\n" +
-	"\rStackHandover\x12#\n" +
-	"\x02to\x18\x01 \x01(\tB\x13\xbaH\x10r\x0eR\x06argocdR\x04fluxR\x02to\x12%\n" +
-	"\tnamespace\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\tnamespace\"\xc7\x03\n" +
+	"expression\"\xc7\x03\n" +
 	"\vStackStatus\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.bedplate.v1.StackStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x125\n" +
@@ -1311,7 +1239,7 @@ const file_bedplate_v1_stack_proto_rawDesc = "" +
 	"\x05drift\x18\n" +
 	" \x03(\tR\x05drift\x12%\n" +
 	"\x0eready_revision\x18\v \x01(\rR\rreadyRevision\x12\x16\n" +
-	"\x06digest\x18\f \x01(\tR\x06digest*\xef\x01\n" +
+	"\x06digest\x18\f \x01(\tR\x06digest*\xd8\x01\n" +
 	"\n" +
 	"StackState\x12\x1b\n" +
 	"\x17STACK_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
@@ -1323,9 +1251,7 @@ const file_bedplate_v1_stack_proto_rawDesc = "" +
 	"\fSTACK_FAILED\x10\x06\x12\x11\n" +
 	"\rSTACK_DRIFTED\x10\a\x12\x12\n" +
 	"\x0eSTACK_REMOVING\x10\b\x12\x11\n" +
-	"\rSTACK_SKIPPED\x10\t\x12\x15\n" +
-	"\x11STACK_HANDED_OVER\x10\n" +
-	"B;Z9github.com/bedplate/bedplate/proto/bedplate/v1;bedplatev1b\x06proto3"
+	"\rSTACK_SKIPPED\x10\tB;Z9github.com/bedplate/bedplate/proto/bedplate/v1;bedplatev1b\x06proto3"
 
 var (
 	file_bedplate_v1_stack_proto_rawDescOnce sync.Once
@@ -1340,7 +1266,7 @@ func file_bedplate_v1_stack_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_stack_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bedplate_v1_stack_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_bedplate_v1_stack_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_bedplate_v1_stack_proto_goTypes = []any{
 	(StackState)(0),               // 0: bedplate.v1.StackState
 	(*Stack)(nil),                 // 1: bedplate.v1.Stack
@@ -1352,44 +1278,42 @@ var file_bedplate_v1_stack_proto_goTypes = []any{
 	(*StackKustomization)(nil),    // 7: bedplate.v1.StackKustomization
 	(*StackGate)(nil),             // 8: bedplate.v1.StackGate
 	(*StackCheck)(nil),            // 9: bedplate.v1.StackCheck
-	(*StackHandover)(nil),         // 10: bedplate.v1.StackHandover
-	(*StackStatus)(nil),           // 11: bedplate.v1.StackStatus
-	(*StackLayerStatus)(nil),      // 12: bedplate.v1.StackLayerStatus
-	nil,                           // 13: bedplate.v1.StackSpec.InputsEntry
-	nil,                           // 14: bedplate.v1.StackLayer.ValuesEntry
-	(*Metadata)(nil),              // 15: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 17: google.protobuf.Value
+	(*StackStatus)(nil),           // 10: bedplate.v1.StackStatus
+	(*StackLayerStatus)(nil),      // 11: bedplate.v1.StackLayerStatus
+	nil,                           // 12: bedplate.v1.StackSpec.InputsEntry
+	nil,                           // 13: bedplate.v1.StackLayer.ValuesEntry
+	(*Metadata)(nil),              // 14: bedplate.v1.Metadata
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 16: google.protobuf.Value
 }
 var file_bedplate_v1_stack_proto_depIdxs = []int32{
-	15, // 0: bedplate.v1.Stack.metadata:type_name -> bedplate.v1.Metadata
+	14, // 0: bedplate.v1.Stack.metadata:type_name -> bedplate.v1.Metadata
 	2,  // 1: bedplate.v1.Stack.spec:type_name -> bedplate.v1.StackSpec
-	11, // 2: bedplate.v1.Stack.status:type_name -> bedplate.v1.StackStatus
+	10, // 2: bedplate.v1.Stack.status:type_name -> bedplate.v1.StackStatus
 	3,  // 3: bedplate.v1.StackSpec.cluster:type_name -> bedplate.v1.StackCluster
 	4,  // 4: bedplate.v1.StackSpec.layers:type_name -> bedplate.v1.StackLayer
-	13, // 5: bedplate.v1.StackSpec.inputs:type_name -> bedplate.v1.StackSpec.InputsEntry
-	10, // 6: bedplate.v1.StackSpec.handover:type_name -> bedplate.v1.StackHandover
-	5,  // 7: bedplate.v1.StackLayer.chart:type_name -> bedplate.v1.StackChart
-	6,  // 8: bedplate.v1.StackLayer.manifests:type_name -> bedplate.v1.StackManifests
-	7,  // 9: bedplate.v1.StackLayer.kustomization:type_name -> bedplate.v1.StackKustomization
-	14, // 10: bedplate.v1.StackLayer.values:type_name -> bedplate.v1.StackLayer.ValuesEntry
-	8,  // 11: bedplate.v1.StackLayer.gate:type_name -> bedplate.v1.StackGate
-	9,  // 12: bedplate.v1.StackGate.checks:type_name -> bedplate.v1.StackCheck
-	0,  // 13: bedplate.v1.StackStatus.state:type_name -> bedplate.v1.StackState
-	12, // 14: bedplate.v1.StackStatus.layers:type_name -> bedplate.v1.StackLayerStatus
-	16, // 15: bedplate.v1.StackStatus.start_time:type_name -> google.protobuf.Timestamp
-	16, // 16: bedplate.v1.StackStatus.end_time:type_name -> google.protobuf.Timestamp
-	16, // 17: bedplate.v1.StackStatus.drift_check_time:type_name -> google.protobuf.Timestamp
-	0,  // 18: bedplate.v1.StackLayerStatus.state:type_name -> bedplate.v1.StackState
-	16, // 19: bedplate.v1.StackLayerStatus.start_time:type_name -> google.protobuf.Timestamp
-	16, // 20: bedplate.v1.StackLayerStatus.end_time:type_name -> google.protobuf.Timestamp
-	17, // 21: bedplate.v1.StackSpec.InputsEntry.value:type_name -> google.protobuf.Value
-	17, // 22: bedplate.v1.StackLayer.ValuesEntry.value:type_name -> google.protobuf.Value
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	12, // 5: bedplate.v1.StackSpec.inputs:type_name -> bedplate.v1.StackSpec.InputsEntry
+	5,  // 6: bedplate.v1.StackLayer.chart:type_name -> bedplate.v1.StackChart
+	6,  // 7: bedplate.v1.StackLayer.manifests:type_name -> bedplate.v1.StackManifests
+	7,  // 8: bedplate.v1.StackLayer.kustomization:type_name -> bedplate.v1.StackKustomization
+	13, // 9: bedplate.v1.StackLayer.values:type_name -> bedplate.v1.StackLayer.ValuesEntry
+	8,  // 10: bedplate.v1.StackLayer.gate:type_name -> bedplate.v1.StackGate
+	9,  // 11: bedplate.v1.StackGate.checks:type_name -> bedplate.v1.StackCheck
+	0,  // 12: bedplate.v1.StackStatus.state:type_name -> bedplate.v1.StackState
+	11, // 13: bedplate.v1.StackStatus.layers:type_name -> bedplate.v1.StackLayerStatus
+	15, // 14: bedplate.v1.StackStatus.start_time:type_name -> google.protobuf.Timestamp
+	15, // 15: bedplate.v1.StackStatus.end_time:type_name -> google.protobuf.Timestamp
+	15, // 16: bedplate.v1.StackStatus.drift_check_time:type_name -> google.protobuf.Timestamp
+	0,  // 17: bedplate.v1.StackLayerStatus.state:type_name -> bedplate.v1.StackState
+	15, // 18: bedplate.v1.StackLayerStatus.start_time:type_name -> google.protobuf.Timestamp
+	15, // 19: bedplate.v1.StackLayerStatus.end_time:type_name -> google.protobuf.Timestamp
+	16, // 20: bedplate.v1.StackSpec.InputsEntry.value:type_name -> google.protobuf.Value
+	16, // 21: bedplate.v1.StackLayer.ValuesEntry.value:type_name -> google.protobuf.Value
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_stack_proto_init() }
@@ -1404,7 +1328,7 @@ func file_bedplate_v1_stack_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_stack_proto_rawDesc), len(file_bedplate_v1_stack_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
