@@ -288,6 +288,7 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 	return map[string]any{
 		"finish": finish, "live": live,
 		"name": name, "url": url, "digest": digest, "size_bytes": float64(size),
+		"index": i.GetStatus().GetIndexDigest(), "chunks_url": e.baseFor(m) + "/images",
 		"format": i.GetSpec().GetFormat(), "compression": i.GetSpec().GetCompression(),
 		"root_partition": float64(i.GetSpec().GetRootPartition()), "os": i.GetSpec().GetOs(), "os_version": i.GetSpec().GetOsVersion(),
 		"architecture": i.GetSpec().GetArchitecture(), "configuration": orText(i.GetSpec().GetConfiguration(), "cloud-init"),

@@ -265,6 +265,27 @@ func (r *recorder) Sync() error {
 	return r.Device.Sync()
 }
 
+// waitFor returns once n whole chunks were given to the disk.
+func (r *recorder) waitFor(t testing.TB, n int) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		got := 0
+		for _, e := range r.events {
+			if strings.HasSuffix(e, fmt.Sprintf("+%d", mib)) && strings.HasPrefix(e, "write ") {
+				got++
+			}
+		}
+		r.mu.Unlock()
+		if got >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("the disk was given %d whole chunks in 30 s, not %d", got, n)
+			return
+		}
+	}
+}
+
 func (r *recorder) open(path string) (Device, error) {
 	d, err := disk.Open(path)
 	r.Device = d

@@ -22,6 +22,17 @@
 // (write zeroes, deallocate); where it can't they are written. Nothing that the
 // disk held before shines through.
 //
+// # An image in chunks
+//
+// What the server's store has in chunks (package images/chunk) is fetched eight
+// chunks at a time, decompressed and verified on all processors, and written in
+// any order, under the same rule for the ends of the disk. A chunk whose place on
+// the disk reads as its digest already is not fetched and not written: so a
+// write that was cut short goes on, whatever cut it, and a reinstallation writes
+// what differs. There is no journal of what was written: the disk itself is asked.
+//
+// # An image in a file
+//
 // The hash is that of the file as it crosses the network. A qcow2 file is read
 // in its own order, once: its tables are fetched ahead by range requests, and
 // found again, byte for byte, in the stream that is hashed. So every byte that

@@ -39,7 +39,7 @@ func (a *attempt) qcow2(head []byte) error {
 			return fmt.Errorf("the qcow2 file is cut short: its tables point to offset %d, it has %d bytes: %w", last.Host+last.Length, size, io.ErrUnexpectedEOF)
 		}
 	}
-	if err := a.begin(); err != nil {
+	if err := a.unseal(); err != nil {
 		return err
 	}
 	if err := h.Gaps(extents, a.sink.clear); err != nil {

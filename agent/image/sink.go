@@ -23,7 +23,7 @@ const (
 // sink writes pieces of an image to a disk, in any order, side by side. What
 // falls into the disk's first or last MiB it keeps.
 //
-// put, clear and finish are for one goroutine.
+// buffer, release, put and clear may be called side by side; finish only after them.
 type sink struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -45,6 +45,8 @@ type sink struct {
 	seed   maphash.Seed
 	checks []check
 	verify bool
+	// compare: zeros that are on the disk already are not written.
+	compare bool
 }
 
 // job is one piece: data, or a run of zeros.
@@ -61,7 +63,7 @@ type check struct {
 	zero   bool
 }
 
-func newSink(ctx context.Context, cancel context.CancelCauseFunc, dev Device, buffer int, verify bool) *sink {
+func newSink(ctx context.Context, cancel context.CancelCauseFunc, dev Device, buffer, buffers int, verify bool) *sink {
 	s := &sink{
 		ctx: ctx, cancel: cancel, dev: dev, free: make(chan []byte, buffers), jobs: make(chan job, buffers),
 		size: buffer, seed: maphash.MakeSeed(), verify: verify,
@@ -248,6 +250,11 @@ func (s *sink) zero(off, n int64) error {
 			s.cantZero.Store(true)
 		}
 		piece := min(n, int64(s.size))
+		if s.compare && s.isZero(off, piece) {
+			s.skipped.Add(piece)
+			off, n = off+piece, n-piece
+			continue
+		}
 		if _, err := s.dev.WriteAt(s.zeros()[:piece], off); err != nil {
 			return err
 		}
@@ -255,6 +262,13 @@ func (s *sink) zero(off, n int64) error {
 		off, n = off+piece, n-piece
 	}
 	return nil
+}
+
+// isZero reports whether a range of the disk reads as zeros already.
+func (s *sink) isZero(off, n int64) bool {
+	b := disk.Aligned(int(n))
+	_, err := readAt(s.dev, b, off)
+	return err == nil && allZero(b)
 }
 
 func (s *sink) note(c check, data []byte) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bedplate/bedplate/agent/disk/input"
 	"github.com/bedplate/bedplate/agent/step"
+	"github.com/bedplate/bedplate/images/chunk"
 	"github.com/bedplate/bedplate/images/format/compression"
 )
 
@@ -33,6 +34,11 @@ type source struct {
 	disk        string
 	grow        bool
 	verify      bool
+	// index is the digest of the image's chunk index; nil: it is a file at url.
+	index *chunk.Digest
+	// chunks is where index and chunks are.
+	chunks  string
+	compare string
 }
 
 // String names the source for people.
@@ -62,8 +68,10 @@ func read(req step.Request) (source, error) {
 	s.digest, s.size = facts.String("digest"), facts.Size("size_bytes")
 	s.format = facts.String("format")
 	s.compression = compression.Kind(facts.String("compression"))
-	if facts != in { // What the step says itself goes before what the Image says.
-		override(in, &s)
+	s.compare = in.Choice("compare", compareAuto, compareAlways, compareNever)
+	if facts != in {
+		chunksOf(facts, &s, req.Server["http_url"])
+		override(in, &s) // What the step says itself goes before what the Image says.
 	}
 	s.url = absolute(s.url, req.Server["http_url"])
 	if s.digest = strings.ToLower(s.digest); s.digest != "" && !digestForm.MatchString(s.digest) {
@@ -110,9 +118,26 @@ func override(in *input.Reader, s *source) {
 			*field = v
 		}
 	}
+	if in.String("digest") != "" || in.String("format") != "" || in.String("compression") != "" {
+		s.index = nil // They are about the file.
+	}
 	if n := in.Size("size_bytes"); n > 0 {
 		s.size = n
 	}
+}
+
+// chunksOf takes where an image's chunks are, if the server has it in chunks.
+func chunksOf(facts *input.Reader, s *source, base string) {
+	index, url := facts.String("index"), facts.String("chunks_url")
+	if index == "" {
+		return
+	}
+	d, err := chunk.ParseDigest(index)
+	if err != nil {
+		facts.Fail("index", "%w", err)
+		return
+	}
+	s.index, s.chunks = &d, absolute(url, base)
 }
 
 // absolute completes the URL of an image in the server's own store.

@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bedplate/bedplate/agent/disk"
@@ -38,6 +39,8 @@ type attempt struct {
 	sink   *sink
 	// begun is set once something on the disk has been changed.
 	begun bool
+	// kept is how many bytes the disk had already.
+	kept atomic.Int64
 	// size is the length of the image on the disk.
 	size int64
 	// digest is that of the file, once all of it has come.
@@ -55,14 +58,14 @@ func (w *Writer) write(ctx context.Context, req step.Request, rep step.Reporter)
 		return step.Result{}, err
 	}
 	defer dev.Close() // Sync has been called; nothing hangs on it.
-	if src.digest == "" {
+	if src.index == nil && src.digest == "" {
 		w.Log.Warn("image has no digest", "image", src.url)
 		rep.Log(step.Agent, fmt.Sprintf("warning: %s has no digest, so nothing tells whether it is the right file", src))
 	}
 	touched := false
 	for n := 0; ; n++ {
 		a := &attempt{Writer: w, ctx: ctx, src: src, dev: dev, rep: rep}
-		err := a.run(req)
+		err := a.begin(req)
 		touched = touched || a.begun
 		if errors.Is(err, transfer.ErrChanged) && n < restarts && ctx.Err() == nil {
 			rep.Log(step.Agent, fmt.Sprintf("%v; starting over", err))
@@ -82,9 +85,17 @@ func (w *Writer) write(ctx context.Context, req step.Request, rep step.Reporter)
 
 func (a *attempt) outputs(took time.Duration) map[string]any {
 	return map[string]any{
-		"bytes": a.size, "written": a.sink.written.Load(), "skipped": a.sink.skipped.Load(),
+		"bytes": a.size, "written": a.sink.written.Load(), "skipped": a.sink.skipped.Load(), "kept": a.kept.Load(),
 		"digest": a.digest, "disk": a.dev.Path(), "duration": took.Seconds(), "root_partition": a.src.root,
 	}
+}
+
+// begin makes one attempt, from whatever the server has the image in.
+func (a *attempt) begin(req step.Request) error {
+	if a.src.index != nil {
+		return a.chunked(req)
+	}
+	return a.run(req)
 }
 
 // run makes one attempt. Whatever becomes of it, nothing runs on when it returns.
@@ -102,9 +113,12 @@ func (a *attempt) run(req step.Request) (err error) {
 		return err
 	}
 	defer a.stream.Close() // Always nil.
-	a.sink = newSink(a.ctx, a.cancel, a.dev, a.buffer, a.src.verify)
+	a.sink = newSink(a.ctx, a.cancel, a.dev, a.buffer, buffers, a.src.verify)
 	defer a.sink.abort()
-	stop := a.progress()
+	stop := progress(func() {
+		a.rep.Progress(a.stream.Received(), max(a.stream.Size(), 0), "bytes",
+			fmt.Sprintf("%d MiB written, %d MiB of zeros", a.sink.written.Load()>>20, a.sink.skipped.Load()>>20))
+	})
 	defer stop()
 	a.file = bufio.NewReaderSize(a.stream, 64<<10)
 	if err := a.body(); err != nil {
@@ -252,11 +266,11 @@ func (a *attempt) first(b []byte) error {
 	if err := fits(b[:min(len(b), headSize)], a.dev); err != nil {
 		return err
 	}
-	return a.begin()
+	return a.unseal()
 }
 
-// begin makes the disk unbootable. From here on it is so until seal is done.
-func (a *attempt) begin() error {
+// unseal makes the disk unbootable. From here on it is so until seal is done.
+func (a *attempt) unseal() error {
 	a.begun = true
 	if err := clearEnds(a.ctx, a.dev); err != nil {
 		return fmt.Errorf("clearing the partition table of %s: %w", a.dev.Path(), err)
@@ -314,14 +328,10 @@ func (a *attempt) explain(err error) error {
 	return fmt.Errorf("%w; its digest is the expected one, so it was made wrongly", err)
 }
 
-// progress reports twice a second until the returned function is called.
-func (a *attempt) progress() (stop func()) {
+// progress calls report twice a second until the returned function is called, and then once more.
+func progress(report func()) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	report := func() {
-		a.rep.Progress(a.stream.Received(), max(a.stream.Size(), 0), "bytes",
-			fmt.Sprintf("%d MiB written, %d MiB of zeros", a.sink.written.Load()>>20, a.sink.skipped.Load()>>20))
-	}
 	wg.Go(func() {
 		t := time.NewTicker(500 * time.Millisecond)
 		defer t.Stop()

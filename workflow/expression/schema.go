@@ -266,6 +266,7 @@ func baseSchema() schema {
 		"finish": objectField(finish),
 		"url":    str, "digest": str, "format": str, "compression": str, "size_bytes": num, "root_partition": num,
 		"os": str, "os_version": str, "architecture": str, "configuration": str, "handover": str,
+		"index": str, "chunks_url": str,
 	}}
 	s[typeFailure] = &object{name: typeFailure, fields: map[string]field{"step": str, "error": str}}
 	return s

@@ -54,8 +54,8 @@ func (e *SizeError) Error() string {
 // errStalled is the cause of giving up one connection.
 var errStalled = errors.New("connection stalled")
 
-// permanent reports whether trying again can't help.
-func permanent(err error) bool {
+// Permanent reports whether trying again can't help.
+func Permanent(err error) bool {
 	var status *StatusError
 	if errors.As(err, &status) {
 		return status.Status < 500 && status.Status != http.StatusRequestTimeout &&
@@ -157,7 +157,7 @@ func (s *Stream) first() (*conn, error) {
 
 func (s *Stream) learn(c *conn) error {
 	if c.StatusCode != http.StatusOK {
-		return statusError(s.URL, c.Response)
+		return NewStatusError(s.URL, c.Response)
 	}
 	s.etag, s.modified = c.Header.Get("Etag"), c.Header.Get("Last-Modified")
 	s.size = c.ContentLength
@@ -207,7 +207,7 @@ func (s *Stream) again(off int64) (*conn, error) {
 	case c.StatusCode == http.StatusOK:
 		err = s.skip(c, off)
 	default:
-		err = statusError(s.URL, c.Response)
+		err = NewStatusError(s.URL, c.Response)
 	}
 	if err != nil {
 		c.Close()
@@ -302,7 +302,7 @@ func (s *Stream) part(off, n int64) (*conn, error) {
 	case http.StatusRequestedRangeNotSatisfiable:
 		err = fmt.Errorf("%s: bytes %d to %d are beyond its end: %w", s.URL, off, off+n-1, ErrChanged)
 	default:
-		err = statusError(s.URL, c.Response)
+		err = NewStatusError(s.URL, c.Response)
 	}
 	if err != nil {
 		c.Close()
@@ -311,7 +311,8 @@ func (s *Stream) part(off, n int64) (*conn, error) {
 	return c, nil
 }
 
-func statusError(url string, r *http.Response) error {
+// NewStatusError is what an answer other than the one that was wanted says.
+func NewStatusError(url string, r *http.Response) *StatusError {
 	e := &StatusError{URL: url, Status: r.StatusCode}
 	if n, err := strconv.Atoi(r.Header.Get("Retry-After")); err == nil && n > 0 {
 		e.After = time.Duration(min(n, 60)) * time.Second

@@ -55,7 +55,7 @@ func (s *Stream) retry(f func() (*conn, error)) (*conn, error) {
 		if err == nil {
 			return c, nil
 		}
-		if permanent(err) || s.ctx.Err() != nil {
+		if Permanent(err) || s.ctx.Err() != nil {
 			return nil, s.cause(err)
 		}
 		s.note(err)

@@ -199,7 +199,7 @@ func (s *Stream) fetch(p *patience, body *conn) {
 		if end && err == nil {
 			err = io.EOF
 		}
-		if end || permanent(err) || s.ctx.Err() != nil {
+		if end || Permanent(err) || s.ctx.Err() != nil {
 			s.fetchErr = s.cause(err)
 			return
 		}

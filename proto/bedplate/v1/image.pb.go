@@ -626,9 +626,11 @@ type ImageStatus struct {
 	State   ImageState             `protobuf:"varint,1,opt,name=state,proto3,enum=bedplate.v1.ImageState" json:"state,omitempty"`
 	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// Digest of the content in the server's image store.
-	Digest        string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	ImportTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=import_time,json=importTime,proto3" json:"import_time,omitempty"`
+	Digest     string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	SizeBytes  int64                  `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	ImportTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=import_time,json=importTime,proto3" json:"import_time,omitempty"`
+	// Digest of the index of the chunks that the server's image store has the content in. Empty: it has none.
+	IndexDigest   string `protobuf:"bytes,6,opt,name=index_digest,json=indexDigest,proto3" json:"index_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -698,6 +700,13 @@ func (x *ImageStatus) GetImportTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ImageStatus) GetIndexDigest() string {
+	if x != nil {
+		return x.IndexDigest
+	}
+	return ""
+}
+
 var File_bedplate_v1_image_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_image_proto_rawDesc = "" +
@@ -750,7 +759,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x0eImageBootEntry\x12\x1d\n" +
 	"\x05label\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18xR\x05label\x12 \n" +
 	"\x06loader\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06loader\x12\x1a\n" +
-	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xca\x01\n" +
+	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xed\x01\n" +
 	"\vImageStatus\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.bedplate.v1.ImageStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -758,7 +767,8 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12;\n" +
 	"\vimport_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"importTime*_\n" +
+	"importTime\x12!\n" +
+	"\findex_digest\x18\x06 \x01(\tR\vindexDigest*_\n" +
 	"\n" +
 	"ImageState\x12\x1b\n" +
 	"\x17IMAGE_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
