@@ -327,3 +327,62 @@ func TestRoutingDaemons(t *testing.T) {
 		}
 	})
 }
+
+// TestCloudInit has cloud-init turn its configuration into that of the systems
+// whose network it writes itself.
+func TestCloudInit(t *testing.T) {
+	if _, err := exec.LookPath("cloud-init"); err != nil {
+		// It isn't installed by `make e2e`: it would configure the machine that it is on.
+		t.Skip("SKIPPED: cloud-init is not installed: apt-get install cloud-init")
+	}
+	each(t, func(t *testing.T, c *network.Config) {
+		_, all := files(t, c, "cloud-init")
+		config := filepath.Join(t.TempDir(), "network-config")
+		if err := os.WriteFile(config, all[0].Data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		arp := false
+		for _, l := range c.Links {
+			arp = arp || l.Bond != nil && l.Bond.ARPInterval != 0
+		}
+		for _, to := range []struct{ distribution, renderer string }{{"debian", "netplan"}, {"fedora", "network-manager"}, {"rhel", "sysconfig"}, {"debian", "eni"}} {
+			if arp && to.renderer != "netplan" {
+				continue // listed as a gap
+			}
+			t.Run(to.renderer, func(t *testing.T) {
+				dir := t.TempDir()
+				run(t, command("cloud-init", "devel", "net-convert", "--network-data", config, "--kind", "yaml", "--directory", dir, "--distro", to.distribution, "--output-kind", to.renderer))
+				made := tree(t, dir)
+				for _, l := range c.Links {
+					if l.Kind == network.Lo && to.renderer == "sysconfig" {
+						continue // it leaves lo as it is
+					}
+					for _, a := range l.Addresses {
+						says(t, made, a.Addr().String())
+					}
+					if l.Bond != nil {
+						says(t, made, l.Bond.Mode)
+					}
+				}
+			})
+		}
+	})
+}
+
+// tree returns the text of every file below a folder.
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		all.Write(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
