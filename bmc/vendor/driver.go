@@ -76,10 +76,10 @@ func (d *Driver) Close(ctx context.Context) error {
 
 // get makes one call of the library that has an answer. A session that the BMC
 // has dropped is opened anew, once: the BMC has refused the call, so nothing is
-// done twice.
+// done twice. AMT has none.
 func get[T any](ctx context.Context, d *Driver, what string, fn func(context.Context) (T, error)) (answer T, err error) {
 	err = d.do(ctx, what, func(ctx context.Context) (err error) {
-		if answer, err = fn(ctx); err == nil || d.wire.fault() != nil || !errors.Is(d.kind(err), bmc.ErrAuth) {
+		if answer, err = fn(ctx); err == nil || d.name == AMT || d.wire.fault() != nil || !errors.Is(d.kind(err), bmc.ErrAuth) {
 			return err
 		}
 		drivers := d.client.Registry.Drivers

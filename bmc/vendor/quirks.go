@@ -25,6 +25,8 @@ import (
 //     the port: the wire goes to the target whatever is asked for.
 //   - providers/asrockrack sends user and password in a form without escaping them:
 //     a password with & or % in it is refused by the board.
+//   - github.com/jacobweinstock/iamt sends what was refused once more, since the
+//     nonce may have been too old: two logins of a wrong password are four.
 //   - providers/dell asks for OEM data of every task that it is asked about.
 //   - internal/redfishwrapper sets the timeout of its http.Client to what the
 //     context of the login had left, for good: Driver.do takes it away.
