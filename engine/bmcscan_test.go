@@ -28,7 +28,7 @@ func newRoom(t *testing.T, rules ...*pb.Rule) *room {
 	t.Helper()
 	r := &room{fakes: map[string]*bmctest.Fake{}, logins: map[string]int{}}
 	cfg := testConfig(t, t.TempDir())
-	cfg.BMC = BMCConfig{PollInterval: time.Hour, Dial: func(ctx context.Context, target bmc.Target) (bmc.Driver, error) {
+	cfg.BMC = BMCConfig{PollInterval: 50 * time.Millisecond, RecordConsoles: 1, Dial: func(ctx context.Context, target bmc.Target) (bmc.Driver, error) {
 		r.mu.Lock()
 		f := r.fakes[target.Address]
 		r.logins[target.Address]++
@@ -160,11 +160,11 @@ func TestBMCRules(t *testing.T) {
 		r.lease("52:54:bc:00:00:03", "10.20.0.13", "")
 		r.eventually("it is known", func() bool {
 			m := r.machine("bmc-5254bc000003")
-			return m.GetStatus().GetBmcInventory() != nil && m.GetStatus().GetJob() == "" && m.GetStatus().GetState() == pb.MachineState_DISCOVERED
+			return m.GetStatus().GetBmcInventory() != nil && m.GetStatus().GetJob() == "" && strings.Contains(m.GetStatus().GetNextAction(), "machine accept")
 		})
 		m := r.machine("bmc-5254bc000003")
-		if !strings.Contains(m.Status.Cause, "its BMC was found") || !strings.Contains(m.Status.NextAction, "machine accept") {
-			t.Errorf("cause %q, next %q", m.Status.Cause, m.Status.NextAction)
+		if !strings.Contains(m.Status.Cause, "its BMC was found") || m.Status.State != pb.MachineState_DISCOVERED {
+			t.Errorf("it is %s: %s", m.Status.State, m.Status.Cause)
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -176,6 +176,15 @@ func TestBMCRules(t *testing.T) {
 		r.lease("00:c0:b7:00:00:04", "10.20.0.14", "")
 		r.eventually("it is quarantined", func() bool {
 			return r.machine("bmc-00c0b7000004").GetStatus().GetState() == pb.MachineState_QUARANTINED
+		})
+		// Another one is polled meanwhile, and its console recorded.
+		r.plug("10.20.0.15", "R1", "S15")
+		r.lease("52:54:bc:00:00:05", "10.20.0.15", "")
+		r.eventually("it is polled", func() bool { return r.machine("node-s15").GetStatus().GetBmc().GetHealth() == "ok" })
+		r.eventually("its console is open", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.fakes["10.20.0.15"].SerialPort() != nil
 		})
 		if n := r.asked("10.20.0.14"); n != 0 {
 			t.Errorf("%d logins", n)

@@ -14,6 +14,7 @@ import (
 	"github.com/bedplate/bedplate/bmc"
 	"github.com/bedplate/bedplate/bmc/console"
 	"github.com/bedplate/bedplate/bmc/console/sshd"
+	"github.com/bedplate/bedplate/bmc/fleet"
 	"github.com/bedplate/bedplate/event"
 	"github.com/bedplate/bedplate/machine"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
@@ -41,12 +42,14 @@ func (e *Engine) feedConsoles(ctx context.Context) error {
 	return resource.Follow(ctx, e.db,
 		func(m *pb.Machine) {
 			name := m.GetMetadata().GetName()
+			if m.GetSpec().GetBmc().GetAddress() == "" || fleet.Undecided(m) {
+				delete(states, name)
+				return
+			}
 			was, known := states[name]
 			state := m.GetStatus().GetState()
 			states[name] = state
 			switch {
-			case m.GetSpec().GetBmc().GetAddress() == "":
-				return
 			case !known:
 				e.consoles.Set(name)
 			case was != state && state == pb.MachineState_FAILED:

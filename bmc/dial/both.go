@@ -77,6 +77,11 @@ func (b *both) Sensors(ctx context.Context) ([]bmc.Sensor, error) {
 	return or(ctx, b, func(d bmc.Driver) ([]bmc.Sensor, error) { return d.Sensors(ctx) })
 }
 
+// Health asks by IPMI where the first driver has none.
+func (b *both) Health(ctx context.Context) (bmc.HealthReport, error) {
+	return or(ctx, b, func(d bmc.Driver) (bmc.HealthReport, error) { return d.Health(ctx) })
+}
+
 // EventLog asks by IPMI where Redfish has none.
 func (b *both) EventLog(ctx context.Context, limit int) ([]bmc.LogEntry, error) {
 	return or(ctx, b, func(d bmc.Driver) ([]bmc.LogEntry, error) { return d.EventLog(ctx, limit) })

@@ -194,6 +194,10 @@ func (f *Fleet) set(m *pb.Machine) {
 		old.next = f.cfg.Now()
 		f.wakePoller()
 	}
+	if Undecided(old.machine) && !Undecided(m) {
+		old.next = f.cfg.Now()
+		f.wakePoller()
+	}
 	f.replaceLocked(old, m)
 	if string(old.pin) == m.GetStatus().GetBmc().GetCertificateDigest() {
 		old.pin = ""
@@ -349,17 +353,6 @@ func (f *Fleet) Owner(address, mac string) string {
 		}
 	}
 	return found
-}
-
-// Machines returns the names of all machines that have a BMC.
-func (f *Fleet) Machines() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	names := make([]string, 0, len(f.members))
-	for name := range f.members {
-		names = append(names, name)
-	}
-	return names
 }
 
 // watching is a driver whose power requests are sightings of the machine.

@@ -94,7 +94,7 @@ func (f *Fleet) due() ([]turn, time.Duration) {
 		return nil, wait
 	}
 	for name, m := range f.members {
-		if m.polling {
+		if m.polling || Undecided(m.machine) {
 			continue
 		}
 		if left := m.next.Sub(now); left > 0 {
@@ -107,6 +107,21 @@ func (f *Fleet) due() ([]turn, time.Duration) {
 	}
 	slices.SortFunc(out, func(a, b turn) int { return a.at.Compare(b.at) })
 	return out, max(wait, time.Millisecond)
+}
+
+// The annotation of a machine that made itself known, and its value for one
+// whose BMC was found; package lifecycle gives and takes it.
+const (
+	annotationDiscovered = "bedplate/discovered"
+	foundByBMC           = "bmc"
+)
+
+// Undecided reports whether nobody has decided yet to log in to the machine's
+// BMC, which was found, or a rule has decided against it. A BMC that isn't
+// wanted is sent no password.
+func Undecided(m *pb.Machine) bool {
+	return m.GetMetadata().GetAnnotations()[annotationDiscovered] == foundByBMC &&
+		(m.GetStatus().GetBmcInventory() == nil || m.GetStatus().GetState() == pb.MachineState_QUARANTINED)
 }
 
 // pollOne polls one BMC, and says when it is to be polled next.

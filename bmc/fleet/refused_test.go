@@ -65,6 +65,9 @@ func TestFleet_RefusedLogin(t *testing.T) {
 			if n := logins(); n != refusalsAllowed {
 				t.Errorf("%d logins with a wrong password in two days, want %d", n, refusalsAllowed)
 			}
+			if at := r.get("web-1").Status.Bmc.GetContactTime(); at != nil {
+				t.Errorf("a BMC that never let anybody in was in contact at %s", at.AsTime())
+			}
 			advice := strings.Join(r.fleet.Explain("web-1").Advice, "\n")
 			if !strings.Contains(advice, "user root with secret/bmc version") || !strings.Contains(advice, "bmc status web-1 --retry") || strings.Contains(advice, "mistyped") {
 				t.Errorf("explain says %q", advice)

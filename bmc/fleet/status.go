@@ -122,7 +122,7 @@ func (f *Fleet) note(ctx context.Context, name, protocol string, answered bool, 
 		if protocol != "" {
 			s.Protocol = protocol
 		}
-		if s.ContactTime == nil || at.Sub(s.ContactTime.AsTime()) >= contactEvery {
+		if !at.IsZero() && (s.ContactTime == nil || at.Sub(s.ContactTime.AsTime()) >= contactEvery) {
 			s.ContactTime = timestamppb.New(at)
 		}
 		setCircuit(s, circuit)

@@ -72,7 +72,7 @@ func (p *page) bmc(b *pb.BMCStatus) {
 	if r := b.GetRefusedLogin(); r != nil {
 		p.line("BMC refuses", table.Clean(r.GetLogin())+", "+p.a.ago(r.GetTime())+": it isn't tried again until that or spec.bmc changes")
 	}
-	if b.GetCircuitOpen() {
+	if b.GetRefusedLogin() == nil && b.GetCircuitOpen() {
 		p.line("BMC error", table.Clean(b.GetError())+"; asked again "+p.a.ago(b.GetRetryTime()))
 	} else {
 		p.line("BMC error", table.Clean(b.GetError()))
