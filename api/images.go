@@ -27,10 +27,16 @@ const (
 
 // ImageContent is where the bytes of images are kept.
 type ImageContent interface {
-	// Put reads content to its end and returns its digest (`sha256:…`) and
-	// length once it is durable under that name. With a size that isn't 0, or
-	// a digest that isn't empty, it accepts just that content.
-	Put(ctx context.Context, name string, size int64, digest string, content io.Reader) (gotDigest string, gotSize int64, err error)
+	// Put reads content to its end, and returns the fields of a status that are
+	// about content once it is durable. With a size that isn't 0, or a digest
+	// that isn't empty, it accepts just that content.
+	Put(ctx context.Context, image *pb.Image, size int64, digest string, content io.Reader) (*pb.ImageStatus, error)
+	// Fetch does the same with content from a registry. It returns the pinned reference as well.
+	Fetch(ctx context.Context, image *pb.Image, r *pb.ImportImageRequest, report func(*pb.ImportImageResponse) error) (*pb.ImageStatus, string, error)
+	// Verify reads the content again and says what is damaged; empty: nothing.
+	Verify(ctx context.Context, image *pb.Image, report func(done, total int) error) (damage string, err error)
+	// Prune frees what no image needs.
+	Prune(ctx context.Context, all bool) (*pb.PruneImagesResponse, error)
 	// Remove deletes the content of that name; that there is none is no error.
 	Remove(ctx context.Context, name string) error
 }
@@ -57,6 +63,9 @@ func (a *imageAPI) checkImage(_ context.Context, c *change[*pb.Image]) error {
 		c.after.Status = &pb.ImageStatus{}
 	}
 	s := c.after.Status
+	if f := spec.GetFormat(); (spec.GetUrl() != "" || spec.GetStorage() == "file") && f != "" && f != "raw" && f != "qcow2" {
+		return fieldError("spec.format", "%q is only for content that the server's image store keeps in chunks: machines read raw and qcow2", f)
+	}
 	switch {
 	case spec.GetUrl() != "":
 		s.State, s.Message = pb.ImageState_IMAGE_READY, ""
@@ -66,6 +75,8 @@ func (a *imageAPI) checkImage(_ context.Context, c *change[*pb.Image]) error {
 	case spec.GetDigest() != "" && spec.GetDigest() != s.GetDigest():
 		s.State = pb.ImageState_IMAGE_FAILED
 		s.Message = fmt.Sprintf("the content that was uploaded has the digest %s, not the one in the spec: upload it again, or correct the spec", s.GetDigest())
+	case s.GetDamage() != "":
+		s.State, s.Message = pb.ImageState_IMAGE_FAILED, s.GetDamage()
 	default:
 		s.State, s.Message = pb.ImageState_IMAGE_READY, ""
 	}
@@ -113,14 +124,14 @@ func (a *imageAPI) UploadImage(stream grpc.ClientStreamingServer[pb.UploadImageR
 	if digest == "" {
 		digest = image.GetSpec().GetDigest()
 	}
-	gotDigest, gotSize, err := a.s.cfg.Images.Put(ctx, header.GetName(), header.GetSizeBytes(), digest, content)
+	got, err := a.s.cfg.Images.Put(ctx, image, header.GetSizeBytes(), digest, content)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return hookError(fmt.Errorf("storing image/%s: %w", header.GetName(), err))
 	}
-	if image, err = a.uploaded(ctx, header.GetName(), gotDigest, gotSize); err != nil {
+	if image, err = a.uploaded(ctx, header.GetName(), got); err != nil {
 		return err
 	}
 	return stream.SendAndClose(&pb.UploadImageResponse{Image: image})
@@ -145,7 +156,7 @@ func (a *imageAPI) uploadable(ctx context.Context, h *pb.UploadImageHeader) (*pb
 }
 
 // uploaded records that the content is there.
-func (a *imageAPI) uploaded(ctx context.Context, name, digest string, size int64) (*pb.Image, error) {
+func (a *imageAPI) uploaded(ctx context.Context, name string, got *pb.ImageStatus) (*pb.Image, error) {
 	for range attempts {
 		before, err := resource.Get[*pb.Image](ctx, a.s.cfg.DB, name)
 		if err != nil {
@@ -155,23 +166,32 @@ func (a *imageAPI) uploaded(ctx context.Context, name, digest string, size int64
 			return nil, err
 		}
 		c := &change[*pb.Image]{before: before, after: cloneOf(before), actor: caller(ctx).name}
-		if c.after.Status == nil {
-			c.after.Status = &pb.ImageStatus{}
-		}
-		c.after.Status.Digest, c.after.Status.SizeBytes = digest, size
+		c.after.Status = withContent(c.after.Status, got)
 		c.after.Status.ImportTime = timestamppb.New(a.s.cfg.DB.Now())
 		if err := a.checkImage(ctx, c); err != nil {
 			return nil, err
 		}
 		resource.Stamp(a.s.cfg.DB, c.after)
 		c.add([]store.Compare{resource.Unchanged(before)}, resource.Put(c.after),
-			a.s.cfg.Events.Op(event.About(before, "Uploaded", fmt.Sprintf("%d bytes, %s", size, digest), c.actor)))
+			a.s.cfg.Events.Op(event.About(before, "Uploaded", fmt.Sprintf("%d bytes, %s", got.GetSizeBytes(), got.GetDigest()), c.actor)))
 		err = a.commit(ctx, c)
 		if !errors.Is(err, store.ErrConflict) {
 			return c.after, err
 		}
 	}
 	return nil, a.busy(name)
+}
+
+// withContent replaces what a status says about content.
+func withContent(s, got *pb.ImageStatus) *pb.ImageStatus {
+	if s == nil {
+		s = &pb.ImageStatus{}
+	}
+	s.Digest, s.SizeBytes, s.Source = got.GetDigest(), got.GetSizeBytes(), got.GetSource()
+	s.IndexDigest, s.DiskBytes, s.Chunks = got.GetIndexDigest(), got.GetDiskBytes(), got.GetChunks()
+	s.DataBytes, s.StoredBytes, s.NewBytes = got.GetDataBytes(), got.GetStoredBytes(), got.GetNewBytes()
+	s.Damage, s.VerifyTime = "", nil
+	return s
 }
 
 // uploadStream is what receive needs of the gRPC stream.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -407,22 +408,54 @@ type fakeImages struct {
 	content map[string][]byte
 }
 
-func (f *fakeImages) Put(_ context.Context, name string, size int64, digest string, content io.Reader) (string, int64, error) {
+func (f *fakeImages) Put(_ context.Context, image *pb.Image, size int64, digest string, content io.Reader) (*pb.ImageStatus, error) {
 	data, err := io.ReadAll(content)
 	if err != nil {
-		return "", 0, err
+		return nil, err
 	}
 	got := fakeDigest(data)
 	if size != 0 && size != int64(len(data)) {
-		return "", 0, fmt.Errorf("content has %d bytes, %d were announced: the file was cut short", len(data), size)
+		return nil, fmt.Errorf("content has %d bytes, %d were announced: the file was cut short", len(data), size)
 	}
 	if digest != "" && digest != got {
-		return "", 0, fmt.Errorf("content has the digest %s, not %s", got, digest)
+		return nil, fmt.Errorf("content has the digest %s, not %s", got, digest)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.content[name] = data
-	return got, int64(len(data)), nil
+	f.content[image.GetMetadata().GetName()] = data
+	return &pb.ImageStatus{Digest: got, SizeBytes: int64(len(data))}, nil
+}
+
+// Fetch takes the reference for the content.
+func (f *fakeImages) Fetch(ctx context.Context, image *pb.Image, r *pb.ImportImageRequest, report func(*pb.ImportImageResponse) error) (*pb.ImageStatus, string, error) {
+	if err := report(&pb.ImportImageResponse{ReceivedBytes: 1, TotalBytes: int64(len(r.GetOci()))}); err != nil {
+		return nil, "", err
+	}
+	s, err := f.Put(ctx, image, 0, image.GetSpec().GetDigest(), strings.NewReader(r.GetOci()))
+	return s, r.GetOci() + "@sha256:12", err
+}
+
+// Verify finds content damaged that begins with "damaged".
+func (f *fakeImages) Verify(_ context.Context, image *pb.Image, report func(done, total int) error) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := report(1, 1); err != nil {
+		return "", err
+	}
+	if bytes.HasPrefix(f.content[image.GetMetadata().GetName()], []byte("damaged")) {
+		return "1 of 1 chunks is damaged", nil
+	}
+	return "", nil
+}
+
+func (f *fakeImages) Prune(_ context.Context, all bool) (*pb.PruneImagesResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := &pb.PruneImagesResponse{KeptBytes: 5, UsedBytes: int64(len(f.content))}
+	if all {
+		r.FreedBytes, r.KeptBytes = r.KeptBytes, 0
+	}
+	return r, nil
 }
 
 func (f *fakeImages) Remove(_ context.Context, name string) error {

@@ -78,6 +78,9 @@ func roles() map[string]pb.Role {
 		pb.ImageService_DeleteImage_FullMethodName: operator,
 		pb.ImageService_WatchImages_FullMethodName: viewer,
 		pb.ImageService_UploadImage_FullMethodName: operator,
+		pb.ImageService_ImportImage_FullMethodName: operator,
+		pb.ImageService_VerifyImage_FullMethodName: operator,
+		pb.ImageService_PruneImages_FullMethodName: operator,
 
 		pb.TemplateService_GetTemplate_FullMethodName:    viewer,
 		pb.TemplateService_ListTemplates_FullMethodName:  viewer,

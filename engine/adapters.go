@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/bedplate/bedplate/bmc/fleet"
 	"github.com/bedplate/bedplate/dhcp"
 	"github.com/bedplate/bedplate/dhcp/pxe"
-	"github.com/bedplate/bedplate/images"
 	"github.com/bedplate/bedplate/ipxe"
 	"github.com/bedplate/bedplate/lifecycle"
 	"github.com/bedplate/bedplate/machine"
@@ -64,25 +62,6 @@ func (e *Engine) unknownPolicy(peer netip.Addr) ipxe.UnknownPolicy {
 		}
 	}
 	return ipxe.UnknownIgnore
-}
-
-// imageContent lets the API fill the image store.
-type imageContent struct{ e *Engine }
-
-// Put implements api.ImageContent.
-func (c imageContent) Put(ctx context.Context, name string, size int64, digest string, content io.Reader) (string, int64, error) {
-	got, err := c.e.images.Put(ctx, content, images.Expect{Size: size, Digest: digest})
-	if err == nil {
-		c.e.catalogue.expect(name, got.Digest)
-	}
-	return got.Digest, got.Size, err
-}
-
-// Remove implements api.ImageContent: content goes when no image has it any more.
-func (c imageContent) Remove(_ context.Context, name string) error {
-	c.e.catalogue.remove(name)
-	_, err := c.e.images.Prune(c.e.catalogue.holds)
-	return err
 }
 
 // workflows is the workflow controller as the API wants it.
@@ -274,6 +253,10 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 		url = e.baseFor(m) + "/images/" + name
 		digest, size = i.GetStatus().GetDigest(), i.GetStatus().GetSizeBytes()
 	}
+	format, compression := i.GetSpec().GetFormat(), i.GetSpec().GetCompression()
+	if i.GetStatus().GetIndexDigest() != "" { // What is at the URL then is the disk itself.
+		digest, size, format, compression = "", i.GetStatus().GetDiskBytes(), "raw", "none"
+	}
 	if url == "" && i.GetSpec().GetLive() == nil {
 		return nil, fmt.Errorf("image %s has neither a URL nor content: import it with `bedplate image import %s --file …`", name, name)
 	}
@@ -289,7 +272,7 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 		"finish": finish, "live": live,
 		"name": name, "url": url, "digest": digest, "size_bytes": float64(size),
 		"index": i.GetStatus().GetIndexDigest(), "chunks_url": e.baseFor(m) + "/images",
-		"format": i.GetSpec().GetFormat(), "compression": i.GetSpec().GetCompression(),
+		"format": format, "compression": compression,
 		"root_partition": float64(i.GetSpec().GetRootPartition()), "os": i.GetSpec().GetOs(), "os_version": i.GetSpec().GetOsVersion(),
 		"architecture": i.GetSpec().GetArchitecture(), "configuration": orText(i.GetSpec().GetConfiguration(), "cloud-init"),
 		"handover": orText(i.GetSpec().GetHandover(), "auto"),

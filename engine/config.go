@@ -40,6 +40,8 @@ type Config struct {
 	IPXEDirs []string
 	// AgentOSDir holds the agent's system, vmlinuz and initramfs.zst; empty: DataDir/agentos.
 	AgentOSDir string
+	// ImageStoreSize bounds what the image store takes, in bytes; 0: its file system, less 1 GiB.
+	ImageStoreSize int64
 	// RegistryAllow and RegistryInsecure are about the registry mirror; see package registry.
 	RegistryAllow, RegistryInsecure []string
 	// FirstNetwork makes a Network for the first of Interfaces if there is none at all.

@@ -101,6 +101,7 @@ type Engine struct {
 
 	mu      sync.Mutex
 	waiting map[string]bool // what readiness still waits for
+	fed     map[string]bool // what has come from the store
 	// moved are machines whose leases changed since their status said so.
 	moved map[machine.Name]bool
 }
@@ -111,7 +112,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring the server: %w", err)
 	}
-	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), evaluator: &expression.RuleEvaluator{}, waiting: map[string]bool{}, moved: map[machine.Name]bool{}, bmcLeases: make(chan lease.Lease, bmcLeaseBuffer)}
+	e := &Engine{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), index: index.New(), networks: &networks{}, catalogue: newCatalogue(), evaluator: &expression.RuleEvaluator{}, waiting: map[string]bool{}, fed: map[string]bool{}, moved: map[machine.Name]bool{}, bmcLeases: make(chan lease.Lease, bmcLeaseBuffer)}
 	e.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := e.openState(); err != nil {
 		return nil, err
@@ -160,7 +161,7 @@ func (e *Engine) openTrust(dir string) (err error) {
 	if e.signer, err = trust.OpenSigner(dir, e.ca); err != nil {
 		return err
 	}
-	if e.images, err = images.Open(images.Config{Dir: filepath.Join(dir, "images"), Log: e.log, Metrics: e.registry}); err != nil {
+	if e.images, err = images.Open(images.Config{Dir: filepath.Join(dir, "images"), Limit: e.cfg.ImageStoreSize, Now: e.cfg.Now, Log: e.log, Metrics: e.registry}); err != nil {
 		return err
 	}
 	e.mirror, err = registry.New(registry.Config{
@@ -297,7 +298,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		g.Go(func() error { return feed(ctx) })
 	}
 	for _, run := range []func(context.Context) error{
-		e.timeline.Run, e.events.Run, e.keepHistory, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.consoles.Run, e.runSSH, e.discoverBMCs, e.lifecycle.Run, e.stacks.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
+		e.timeline.Run, e.events.Run, e.keepHistory, e.pruneImages, e.reportLeases, e.workflow.Run, e.fleet.Run, e.jobs.Run, e.consoles.Run, e.runSSH, e.discoverBMCs, e.lifecycle.Run, e.stacks.Run, e.serveHTTP, e.dhcp.Run, e.tftp.Run, e.agents.Run, e.api.Run,
 	} {
 		g.Go(func() error {
 			err := run(ctx)
@@ -350,5 +351,6 @@ func (e *Engine) synced(what string) func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		delete(e.waiting, what)
+		e.fed[what] = true
 	}
 }

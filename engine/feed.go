@@ -169,7 +169,7 @@ func (c *catalogue) set(i *pb.Image) {
 	defer c.mu.Unlock()
 	name := i.GetMetadata().GetName()
 	c.images[name] = i
-	if c.arrived[name] == i.GetStatus().GetDigest() {
+	if d := c.arrived[name]; d == i.GetStatus().GetDigest() || d == i.GetStatus().GetIndexDigest() {
 		delete(c.arrived, name)
 	}
 }
@@ -191,7 +191,7 @@ func (c *catalogue) get(name string) (*pb.Image, bool) {
 // digest returns the digest of the image's content in the store; images.Names.
 func (c *catalogue) digest(name string) (string, bool) {
 	i, ok := c.get(name)
-	d := i.GetStatus().GetDigest()
+	d := orText(i.GetStatus().GetIndexDigest(), i.GetStatus().GetDigest())
 	return d, ok && d != ""
 }
 
@@ -200,7 +200,7 @@ func (c *catalogue) holds(digest string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, i := range c.images {
-		if i.GetStatus().GetDigest() == digest {
+		if i.GetStatus().GetDigest() == digest || i.GetStatus().GetIndexDigest() == digest {
 			return true
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -47,6 +48,12 @@ type Config struct {
 	Log *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Limit bounds what the store takes, in bytes; 0: the file system, less 1 GiB.
+	Limit int64
+	// MaxDisk bounds the size of an imported disk; 0: 1 TiB.
+	MaxDisk int64
+	// Now is the clock by which left over images are kept; nil: time.Now.
+	Now func() time.Time
 }
 
 // Store is the image store. All methods may be called by any number of goroutines.
@@ -54,6 +61,8 @@ type Store struct {
 	dir     string
 	log     *slog.Logger
 	metrics metrics
+	maxDisk int64
+	chunks  *chunks
 }
 
 // Content is what the store knows of one file.
@@ -69,6 +78,8 @@ type Content struct {
 type Expect struct {
 	Size   int64
 	Digest string
+	// Format and Compression are only for Import.
+	Format, Compression string
 }
 
 // Open returns the store in cfg.Dir and removes what an interrupted upload left there.
@@ -90,7 +101,32 @@ func Open(cfg Config) (*Store, error) {
 		}
 		s.log.Info("removed an unfinished upload", "file", path)
 	}
-	return s, nil
+	return s, s.openChunks(cfg)
+}
+
+// openChunks takes in what is there.
+func (s *Store) openChunks(cfg Config) error {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c, bad, err := openChunks(cfg.Dir, cfg.Limit, cfg.Now)
+	if err != nil {
+		return err
+	}
+	for _, err := range bad {
+		s.log.Error("an image is damaged: import it again", "err", err)
+	}
+	s.chunks, s.maxDisk = c, cfg.MaxDisk
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("listing the image store: %w", err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			c.used += info.Size()
+		}
+	}
+	return nil
 }
 
 // Put stores what r gives and returns what it is. When it returns nil the
@@ -102,12 +138,19 @@ func (s *Store) Put(ctx context.Context, r io.Reader, want Expect) (Content, err
 	}
 	defer os.Remove(f.Name()) // fails, rightly, once renamed
 	defer f.Close()
-	c, err := copyContent(ctx, f, r, want)
+	room := &spool{File: f, chunks: s.chunks}
+	c, err := copyContent(ctx, room, r, want)
 	if err != nil {
+		s.chunks.shrink(room.size)
 		return Content{}, err
 	}
 	if c.Type, err = detectFile(f); err != nil {
+		s.chunks.shrink(room.size)
 		return Content{}, fmt.Errorf("reading the image back: %w", err)
+	}
+	if f, _, err := s.Get(c.Digest); err == nil { // It is there already.
+		s.chunks.shrink(room.size)
+		_ = f.Close() // Only looked for.
 	}
 	if err := s.commit(f, c.Digest); err != nil {
 		return Content{}, fmt.Errorf("storing an image: %w", err)
@@ -186,9 +229,32 @@ func (s *Store) Get(digest string) (*os.File, Content, error) {
 	return f, Content{Digest: digest, Size: info.Size()}, nil
 }
 
-// Prune removes every content whose digest keep refuses and returns how many
-// bytes that freed. A transfer under way goes on to its end.
-func (s *Store) Prune(keep func(digest string) bool) (int64, error) {
+// Pruned is what Prune did, and what there is now, in bytes.
+type Pruned struct {
+	// Freed is what was removed.
+	Freed int64
+	// Kept is of no image any more, but a machine has asked for it within Retention.
+	Kept int64
+	// Used is what is left, Limit what may be (0: no bound), Chunks how many of them there are.
+	Used, Limit int64
+	Chunks      int
+}
+
+// Prune removes every content whose digest keep refuses: that of a whole file,
+// or of an index. Indexes that machines asked for within Retention stay, unless
+// all is set. A transfer of a whole file under way goes on to its end.
+func (s *Store) Prune(keep func(digest string) bool, all bool) (Pruned, error) {
+	p := Pruned{Limit: s.chunks.limit}
+	freed, err := s.pruneFiles(keep)
+	s.chunks.shrink(freed)
+	more, kept, cerr := s.chunks.prune(keep, all)
+	p.Freed, p.Kept = freed+more, kept
+	p.Chunks, p.Used = s.chunks.usage()
+	s.metrics.used.Set(float64(p.Used))
+	return p, errors.Join(err, cerr)
+}
+
+func (s *Store) pruneFiles(keep func(digest string) bool) (int64, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return 0, fmt.Errorf("listing the image store: %w", err)

@@ -40,7 +40,7 @@ func TestStore_Put(t *testing.T) {
 		expect Expect
 		want   error
 	}{
-		{"what arrives whole is kept", bytes.NewReader(body), Expect{int64(len(body)), digestOf(body)}, nil},
+		{"what arrives whole is kept", bytes.NewReader(body), Expect{Size: int64(len(body)), Digest: digestOf(body)}, nil},
 		{"size and digest may be unknown", bytes.NewReader(body), Expect{}, nil},
 		{"a wrong digest is refused", bytes.NewReader(body), Expect{Digest: digestOf([]byte("other"))}, ErrDigest},
 		{"a short file is refused", bytes.NewReader(body[1:]), Expect{Size: int64(len(body))}, ErrSize},
@@ -99,9 +99,9 @@ func TestStore_Prune(t *testing.T) {
 	s := newStore(t)
 	keep, _ := s.Put(t.Context(), bytes.NewReader([]byte("keep")), Expect{})
 	drop, _ := s.Put(t.Context(), bytes.NewReader([]byte("drop")), Expect{})
-	freed, err := s.Prune(func(d string) bool { return d == keep.Digest })
-	if err != nil || freed != 4 {
-		t.Errorf("freed %d bytes, %v; want 4", freed, err)
+	pruned, err := s.Prune(func(d string) bool { return d == keep.Digest }, false)
+	if err != nil || pruned.Freed != 4 || pruned.Used != 4 {
+		t.Errorf("%+v, %v; want 4 bytes freed, 4 left", pruned, err)
 	}
 	if _, _, err := s.Get(drop.Digest); !errors.Is(err, ErrNotFound) {
 		t.Errorf("the dropped content is still there: %v", err)

@@ -141,6 +141,14 @@ func networkColumns() (narrow, wide []column) {
 		}
 }
 
+// someBytes is a number of bytes for people; nothing for none.
+func someBytes(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return table.Bytes(n)
+}
+
 func imageColumns() (narrow, wide []column) {
 	return []column{
 			of("STATE", func(i *pb.Image) string { return resource.EnumName(i.GetStatus().GetState()) }),
@@ -157,6 +165,8 @@ func imageColumns() (narrow, wide []column) {
 			}),
 		}, []column{
 			of("FORMAT", func(i *pb.Image) string { return i.GetSpec().GetFormat() }),
+			of("DISK", func(i *pb.Image) string { return someBytes(i.GetStatus().GetDiskBytes()) }),
+			of("STORED", func(i *pb.Image) string { return someBytes(i.GetStatus().GetStoredBytes()) }),
 			of("DIGEST", func(i *pb.Image) string { return orElse(i.GetSpec().GetDigest(), i.GetStatus().GetDigest()) }),
 			of("URL", func(i *pb.Image) string { return i.GetSpec().GetUrl() }),
 			of("MESSAGE", func(i *pb.Image) string { return i.GetStatus().GetMessage() }),

@@ -29,7 +29,7 @@ const uploadChunk = 512 << 10
 
 func newImageCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Image"), "Operating system images")
-	noun.AddCommand(newImportCommand(a), newImageCatalogCommand(a))
+	noun.AddCommand(newImportCommand(a), newImageVerifyCommand(a), newImagePruneCommand(a), newImageCatalogCommand(a))
 	return noun
 }
 
@@ -37,24 +37,44 @@ func newImageCommand(a *app) *cobra.Command {
 type importer struct {
 	*app
 	file, url string
+	oci       string
+	secret    string
+	insecure  bool
+	noConvert bool
 	spec      pb.ImageSpec
+}
+
+// sources is how many of the flags that say where the content is were given.
+func (im *importer) sources() (n int) {
+	for _, s := range []string{im.file, im.url, im.oci} {
+		if s != "" {
+			n++
+		}
+	}
+	return n
 }
 
 func newImportCommand(a *app) *cobra.Command {
 	im := &importer{app: a}
 	cmd := &cobra.Command{
-		Use:   "import NAME --file FILE | --url URL",
-		Short: "Add an image from a file, which is sent to the server, or from a URL",
+		Use:   "import NAME --file FILE | --url URL | --oci REF",
+		Short: "Add an image from a file, which is sent to the server, from a URL, or from an OCI registry",
 		Long: `Add an image, or give one that is there new content.
 
-A file is sent to the server's image store, from which machines get it. With a
-URL, machines get it from there; give the digest, so that they write nothing else
+A file is sent to the server's image store, from which machines get it. The store
+keeps it in compressed chunks, without zeros, and what several images have in common
+once; files may be raw, qcow2, VMDK, VHDX or VHD, as they are or compressed. With
+--no-convert it is kept as it is. With --oci the server fetches an artefact that has a
+disk as a layer, or a container image with one in /disk. With a URL, machines get it from there; give the digest, so that they write nothing else
 to their disks. Compression and format are told from the content unless given.`,
 		Example: "  bedplate image import debian-13 --file debian-13.raw.zst --os debian --os-version 13\n  bedplate image import talos --url https://images.example/metal-amd64.raw.xz --digest sha256:…",
 		Args:    args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, words []string) error {
-			if (im.file == "") == (im.url == "") {
-				return usageError{errors.New("give one of --file and --url")}
+			if im.sources() != 1 {
+				return usageError{errors.New("give one of --file, --url and --oci")}
+			}
+			if im.noConvert {
+				im.spec.Storage = "file"
 			}
 			return a.with(cmd.Context(), func(c *client) error { return im.run(cmd.Context(), c, words[0]) })
 		},
@@ -62,16 +82,20 @@ to their disks. Compression and format are told from the content unless given.`,
 	flags := cmd.Flags()
 	flags.StringVar(&im.file, "file", "", "`file` to send; - is the standard input")
 	flags.StringVar(&im.url, "url", "", "http or https `URL` that machines get it from")
+	flags.StringVar(&im.oci, "oci", "", "`reference` of an image or artefact that the server fetches: registry/repository:tag or …@sha256:…")
+	flags.StringVar(&im.secret, "oci-secret", "", "`Secret` with username and password for the registry")
+	flags.BoolVar(&im.insecure, "oci-insecure", false, "speak to the registry over plain HTTP")
+	flags.BoolVar(&im.noConvert, "no-convert", false, "keep the file, and send it to machines, as it is: raw or qcow2 only")
 	flags.StringVar(&im.spec.Digest, "digest", "", "sha256: and the digest of the file (compressed, if it is)")
 	flags.StringVar(&im.spec.Os, "os", "", "operating system, such as debian")
 	flags.StringVar(&im.spec.OsVersion, "os-version", "", "its version")
 	flags.StringVar(&im.spec.Architecture, "arch", "", "x86_64 or aarch64")
-	flags.StringVar(&im.spec.Format, "format", "", "raw or qcow2")
+	flags.StringVar(&im.spec.Format, "format", "", "raw, qcow2, vmdk, vhdx or vhd")
 	flags.StringVar(&im.spec.Compression, "compression", "", "none, gzip, bzip2, xz or zstd")
 	flags.Uint32Var(&im.spec.RootPartition, "root-partition", 0, "number of the root partition; 0: the largest")
 	flags.StringVar(&im.spec.Configuration, "configuration", "", "cloud-init or none")
 	completeFlag(cmd, "arch", "x86_64", "aarch64")
-	completeFlag(cmd, "format", "raw", "qcow2")
+	completeFlag(cmd, "format", "raw", "qcow2", "vmdk", "vhdx", "vhd")
 	completeFlag(cmd, "compression", "none", "gzip", "bzip2", "xz", "zstd")
 	completeFlag(cmd, "configuration", "cloud-init", "none")
 	return cmd
@@ -88,15 +112,20 @@ func (im *importer) run(ctx context.Context, c *client, name string) error {
 	if err := im.declare(ctx, c, name); err != nil {
 		return err
 	}
-	if content == nil {
+	if im.url != "" {
 		fprintf(im.stdout, "image/%s imported\n", name)
 		return nil
 	}
-	image, err := im.upload(ctx, c, name, content, size)
+	var image *pb.Image
+	if im.oci != "" {
+		image, err = im.pull(ctx, c, name)
+	} else {
+		image, err = im.upload(ctx, c, name, content, size)
+	}
 	if err != nil {
 		return err
 	}
-	fprintf(im.stdout, "image/%s imported: %s, %s\n", name, table.Bytes(image.GetStatus().GetSizeBytes()), image.GetStatus().GetDigest())
+	fprintf(im.stdout, "image/%s imported: %s, %s\n%s", name, table.Bytes(image.GetStatus().GetSizeBytes()), image.GetStatus().GetDigest(), stored(image.GetStatus()))
 	return nil
 }
 
@@ -104,6 +133,9 @@ func (im *importer) run(ctx context.Context, c *client, name string) error {
 func (im *importer) open() (io.ReadCloser, int64, error) {
 	switch im.file {
 	case "":
+		if im.oci != "" {
+			return nil, 0, nil
+		}
 		u, err := url.Parse(im.url)
 		if err != nil || u.Host == "" || path.Base(u.Path) == "/" {
 			return nil, 0, usageError{fmt.Errorf("--url %s: not the URL of a file", im.url)}
@@ -139,6 +171,7 @@ func (im *importer) declare(ctx context.Context, c *client, name string) error {
 		image = out.(*pb.Image)
 		// What is known of the old content says nothing of the new one.
 		image.Spec.Digest, image.Spec.SizeBytes, image.Spec.Format, image.Spec.Compression = "", 0, "", ""
+		image.Spec.Storage = ""
 	case codeOf(err) != codes.NotFound:
 		return err
 	}

@@ -107,7 +107,7 @@ error: opening the image: open nowhere.raw: no such file or directory
 [exit code 1]
 `)
 	mustPrint(t, a, "image import talos", `
-error: give one of --file and --url
+error: give one of --file, --url and --oci
 hint: `+"`bedplate image import --help` says how it is used"+`
 [exit code 2]
 `)

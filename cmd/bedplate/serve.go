@@ -25,6 +25,7 @@ type serveFlags struct {
 	logLevel  string
 	logFormat string
 	noNetwork bool
+	storeSize string
 }
 
 func newServeCommand(a *app) *cobra.Command {
@@ -55,6 +56,7 @@ boot information beside the one that does.`,
 	flags.StringSliceVar(&f.cfg.Names, "name", nil, "further `name` or address that clients reach the API by, for its certificate; may be repeated")
 	flags.StringVar(&f.cfg.AgentOSDir, "agentos-dir", "", "`directory` with the agent's system, vmlinuz and initramfs.zst (default: agentos in the data directory)")
 	flags.StringSliceVar(&f.cfg.IPXEDirs, "ipxe-dir", nil, "`directory` with boot files that go before the distribution's; may be repeated")
+	flags.StringVar(&f.storeSize, "image-store-size", "", "`size` that the image store may take, such as 200GiB (default: its file system, less 1 GiB)")
 	flags.StringSliceVar(&f.cfg.RegistryAllow, "registry-allow", nil, "OCI `registry` that container steps may use; may be repeated (default: all)")
 	flags.StringSliceVar(&f.cfg.RegistryInsecure, "registry-insecure", nil, "OCI `registry` that is spoken to over plain HTTP; may be repeated")
 	flags.DurationVar(&f.cfg.BMC.PollInterval, "bmc-poll-interval", fleet.DefaultPollInterval, "how often each BMC is asked for power and health; negative: never")
@@ -85,6 +87,11 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if f.bind != "" {
 		if cfg.BindAddress, err = netip.ParseAddr(f.bind); err != nil {
 			return hint(fmt.Errorf("reading --bind-address: %w", err), "give an IP address, such as 10.0.0.1")
+		}
+	}
+	if f.storeSize != "" {
+		if cfg.ImageStoreSize, err = parseSize(f.storeSize); err != nil {
+			return usageError{fmt.Errorf("reading --image-store-size: %w", err)}
 		}
 	}
 	e, err := engine.New(ctx, cfg)

@@ -68,7 +68,9 @@ var allowed = map[string][]string{
 	"erasure": {"proto", "machine", "trust"},
 
 	// Images and the agent's system. What is known of file formats is shared with the agent.
-	"images":          {"machine", "proto", "images/format", "images/chunk"},
+	"images":          {"machine", "proto", "images/format", "images/chunk", "images/convert"},
+	"images/convert":  {"images/chunk", "images/format"},
+	"images/artifact": {},
 	"images/chunk":    {},
 	"images/format":   {},
 	"images/agentos":  {},

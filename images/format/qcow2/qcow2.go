@@ -19,6 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/bedplate/bedplate/images/format/extent"
 )
 
 const (
@@ -142,16 +144,10 @@ func (h *Header) entrySize() int64 {
 // perTable is the number of clusters that one L2 table describes.
 func (h *Header) perTable() int64 { return h.ClusterSize / h.entrySize() }
 
-// Extent is a run of the disk that a run of the file holds. All else is zeros.
-type Extent struct {
-	// Guest and Host are offsets in the disk and in the file.
-	Guest, Host int64
-	// Length is in the file; on the disk as well, unless Packed.
-	Length int64
-	// Packed is one compressed cluster. Its Length is rounded up to a sector of
-	// the file, and may reach 511 bytes beyond the file's end.
-	Packed bool
-}
+// Extent is a run of the disk that a run of the file holds. The Length of a
+// packed one is rounded up to a sector of the file, and may reach 511 bytes
+// beyond the file's end.
+type Extent = extent.Extent
 
 // Region is a part of the file that was read for its metadata, with what it
 // held, so that it can be found again in the file as a whole.

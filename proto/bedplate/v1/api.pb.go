@@ -3382,6 +3382,393 @@ func (x *WatchNetworksResponse) GetResourceVersion() int64 {
 	return 0
 }
 
+type ImportImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Reference of the image or artefact: registry/repository:tag or …@sha256:….
+	Oci string `protobuf:"bytes,2,opt,name=oci,proto3" json:"oci,omitempty"`
+	// Secret with `username` and `password` for the registry. Empty: none.
+	Secret string `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Speak to the registry over plain HTTP.
+	Insecure      bool `protobuf:"varint,4,opt,name=insecure,proto3" json:"insecure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImageRequest) Reset() {
+	*x = ImportImageRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImageRequest) ProtoMessage() {}
+
+func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
+func (*ImportImageRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ImportImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetOci() string {
+	if x != nil {
+		return x.Oci
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetInsecure() bool {
+	if x != nil {
+		return x.Insecure
+	}
+	return false
+}
+
+type ImportImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the layer with the disk, in bytes.
+	ReceivedBytes int64 `protobuf:"varint,1,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	TotalBytes    int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// What isn't zeros of the disk, and what it takes in the store, in bytes.
+	DataBytes   int64 `protobuf:"varint,3,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
+	StoredBytes int64 `protobuf:"varint,4,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// In the last message only.
+	Image *Image `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
+	// Reference with the digest that the tag stood for, in the last message only.
+	Pinned        string `protobuf:"bytes,6,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImageResponse) Reset() {
+	*x = ImportImageResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImageResponse) ProtoMessage() {}
+
+func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
+func (*ImportImageResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ImportImageResponse) GetReceivedBytes() int64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *ImportImageResponse) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *ImportImageResponse) GetDataBytes() int64 {
+	if x != nil {
+		return x.DataBytes
+	}
+	return 0
+}
+
+func (x *ImportImageResponse) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *ImportImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *ImportImageResponse) GetPinned() string {
+	if x != nil {
+		return x.Pinned
+	}
+	return ""
+}
+
+type VerifyImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyImageRequest) Reset() {
+	*x = VerifyImageRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyImageRequest) ProtoMessage() {}
+
+func (x *VerifyImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyImageRequest.ProtoReflect.Descriptor instead.
+func (*VerifyImageRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *VerifyImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type VerifyImageResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ChunksDone  int64                  `protobuf:"varint,1,opt,name=chunks_done,json=chunksDone,proto3" json:"chunks_done,omitempty"`
+	ChunksTotal int64                  `protobuf:"varint,2,opt,name=chunks_total,json=chunksTotal,proto3" json:"chunks_total,omitempty"`
+	// In the last message only.
+	Image         *Image `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyImageResponse) Reset() {
+	*x = VerifyImageResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyImageResponse) ProtoMessage() {}
+
+func (x *VerifyImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyImageResponse.ProtoReflect.Descriptor instead.
+func (*VerifyImageResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *VerifyImageResponse) GetChunksDone() int64 {
+	if x != nil {
+		return x.ChunksDone
+	}
+	return 0
+}
+
+func (x *VerifyImageResponse) GetChunksTotal() int64 {
+	if x != nil {
+		return x.ChunksTotal
+	}
+	return 0
+}
+
+func (x *VerifyImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+type PruneImagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Free also what a machine has asked for in the last two hours, of images that are gone.
+	All           bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesRequest) Reset() {
+	*x = PruneImagesRequest{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesRequest) ProtoMessage() {}
+
+func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
+func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *PruneImagesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+type PruneImagesResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	FreedBytes int64                  `protobuf:"varint,1,opt,name=freed_bytes,json=freedBytes,proto3" json:"freed_bytes,omitempty"`
+	// Of images that are gone, but a machine may still be writing.
+	KeptBytes int64 `protobuf:"varint,2,opt,name=kept_bytes,json=keptBytes,proto3" json:"kept_bytes,omitempty"`
+	// What the image store takes now, and may take; 0: no bound.
+	UsedBytes     int64 `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	LimitBytes    int64 `protobuf:"varint,4,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	Chunks        int64 `protobuf:"varint,5,opt,name=chunks,proto3" json:"chunks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesResponse) Reset() {
+	*x = PruneImagesResponse{}
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesResponse) ProtoMessage() {}
+
+func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
+func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *PruneImagesResponse) GetFreedBytes() int64 {
+	if x != nil {
+		return x.FreedBytes
+	}
+	return 0
+}
+
+func (x *PruneImagesResponse) GetKeptBytes() int64 {
+	if x != nil {
+		return x.KeptBytes
+	}
+	return 0
+}
+
+func (x *PruneImagesResponse) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *PruneImagesResponse) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *PruneImagesResponse) GetChunks() int64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
 type GetImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3391,7 +3778,7 @@ type GetImageRequest struct {
 
 func (x *GetImageRequest) Reset() {
 	*x = GetImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3790,7 @@ func (x *GetImageRequest) String() string {
 func (*GetImageRequest) ProtoMessage() {}
 
 func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[58]
+	mi := &file_bedplate_v1_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3803,7 @@ func (x *GetImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetImageRequest.ProtoReflect.Descriptor instead.
 func (*GetImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{58}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetImageRequest) GetName() string {
@@ -3439,7 +3826,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3838,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[59]
+	mi := &file_bedplate_v1_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3851,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{59}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListImagesRequest) GetPageSize() int32 {
@@ -3501,7 +3888,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3900,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[60]
+	mi := &file_bedplate_v1_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3913,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{60}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -3563,7 +3950,7 @@ type CreateImageRequest struct {
 
 func (x *CreateImageRequest) Reset() {
 	*x = CreateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +3962,7 @@ func (x *CreateImageRequest) String() string {
 func (*CreateImageRequest) ProtoMessage() {}
 
 func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[61]
+	mi := &file_bedplate_v1_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +3975,7 @@ func (x *CreateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateImageRequest.ProtoReflect.Descriptor instead.
 func (*CreateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{61}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateImageRequest) GetImage() *Image {
@@ -3624,7 +4011,7 @@ type UpdateImageRequest struct {
 
 func (x *UpdateImageRequest) Reset() {
 	*x = UpdateImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +4023,7 @@ func (x *UpdateImageRequest) String() string {
 func (*UpdateImageRequest) ProtoMessage() {}
 
 func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[62]
+	mi := &file_bedplate_v1_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +4036,7 @@ func (x *UpdateImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateImageRequest.ProtoReflect.Descriptor instead.
 func (*UpdateImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{62}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UpdateImageRequest) GetImage() *Image {
@@ -3684,7 +4071,7 @@ type DeleteImageRequest struct {
 
 func (x *DeleteImageRequest) Reset() {
 	*x = DeleteImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3696,7 +4083,7 @@ func (x *DeleteImageRequest) String() string {
 func (*DeleteImageRequest) ProtoMessage() {}
 
 func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[63]
+	mi := &file_bedplate_v1_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3709,7 +4096,7 @@ func (x *DeleteImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteImageRequest.ProtoReflect.Descriptor instead.
 func (*DeleteImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{63}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DeleteImageRequest) GetName() string {
@@ -3739,7 +4126,7 @@ type WatchImagesRequest struct {
 
 func (x *WatchImagesRequest) Reset() {
 	*x = WatchImagesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +4138,7 @@ func (x *WatchImagesRequest) String() string {
 func (*WatchImagesRequest) ProtoMessage() {}
 
 func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[64]
+	mi := &file_bedplate_v1_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +4151,7 @@ func (x *WatchImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesRequest.ProtoReflect.Descriptor instead.
 func (*WatchImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{64}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WatchImagesRequest) GetName() string {
@@ -3799,7 +4186,7 @@ type WatchImagesResponse struct {
 
 func (x *WatchImagesResponse) Reset() {
 	*x = WatchImagesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3811,7 +4198,7 @@ func (x *WatchImagesResponse) String() string {
 func (*WatchImagesResponse) ProtoMessage() {}
 
 func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[65]
+	mi := &file_bedplate_v1_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3824,7 +4211,7 @@ func (x *WatchImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchImagesResponse.ProtoReflect.Descriptor instead.
 func (*WatchImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{65}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchImagesResponse) GetType() ChangeType {
@@ -3861,7 +4248,7 @@ type UploadImageRequest struct {
 
 func (x *UploadImageRequest) Reset() {
 	*x = UploadImageRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3873,7 +4260,7 @@ func (x *UploadImageRequest) String() string {
 func (*UploadImageRequest) ProtoMessage() {}
 
 func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[66]
+	mi := &file_bedplate_v1_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3886,7 +4273,7 @@ func (x *UploadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageRequest.ProtoReflect.Descriptor instead.
 func (*UploadImageRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{66}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *UploadImageRequest) GetPart() isUploadImageRequest_Part {
@@ -3944,7 +4331,7 @@ type UploadImageHeader struct {
 
 func (x *UploadImageHeader) Reset() {
 	*x = UploadImageHeader{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3956,7 +4343,7 @@ func (x *UploadImageHeader) String() string {
 func (*UploadImageHeader) ProtoMessage() {}
 
 func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[67]
+	mi := &file_bedplate_v1_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3969,7 +4356,7 @@ func (x *UploadImageHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageHeader.ProtoReflect.Descriptor instead.
 func (*UploadImageHeader) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{67}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UploadImageHeader) GetName() string {
@@ -4002,7 +4389,7 @@ type UploadImageResponse struct {
 
 func (x *UploadImageResponse) Reset() {
 	*x = UploadImageResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4014,7 +4401,7 @@ func (x *UploadImageResponse) String() string {
 func (*UploadImageResponse) ProtoMessage() {}
 
 func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[68]
+	mi := &file_bedplate_v1_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4027,7 +4414,7 @@ func (x *UploadImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadImageResponse.ProtoReflect.Descriptor instead.
 func (*UploadImageResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{68}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *UploadImageResponse) GetImage() *Image {
@@ -4046,7 +4433,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4445,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[69]
+	mi := &file_bedplate_v1_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4458,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{69}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -4094,7 +4481,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4106,7 +4493,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[70]
+	mi := &file_bedplate_v1_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4119,7 +4506,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{70}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListTemplatesRequest) GetPageSize() int32 {
@@ -4156,7 +4543,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4168,7 +4555,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[71]
+	mi := &file_bedplate_v1_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4181,7 +4568,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{71}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -4218,7 +4605,7 @@ type CreateTemplateRequest struct {
 
 func (x *CreateTemplateRequest) Reset() {
 	*x = CreateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4230,7 +4617,7 @@ func (x *CreateTemplateRequest) String() string {
 func (*CreateTemplateRequest) ProtoMessage() {}
 
 func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[72]
+	mi := &file_bedplate_v1_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4243,7 +4630,7 @@ func (x *CreateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*CreateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{72}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CreateTemplateRequest) GetTemplate() *Template {
@@ -4279,7 +4666,7 @@ type UpdateTemplateRequest struct {
 
 func (x *UpdateTemplateRequest) Reset() {
 	*x = UpdateTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4291,7 +4678,7 @@ func (x *UpdateTemplateRequest) String() string {
 func (*UpdateTemplateRequest) ProtoMessage() {}
 
 func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[73]
+	mi := &file_bedplate_v1_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4304,7 +4691,7 @@ func (x *UpdateTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTemplateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{73}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *UpdateTemplateRequest) GetTemplate() *Template {
@@ -4339,7 +4726,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4351,7 +4738,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[74]
+	mi := &file_bedplate_v1_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4364,7 +4751,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{74}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -4394,7 +4781,7 @@ type WatchTemplatesRequest struct {
 
 func (x *WatchTemplatesRequest) Reset() {
 	*x = WatchTemplatesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4406,7 +4793,7 @@ func (x *WatchTemplatesRequest) String() string {
 func (*WatchTemplatesRequest) ProtoMessage() {}
 
 func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[75]
+	mi := &file_bedplate_v1_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4419,7 +4806,7 @@ func (x *WatchTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{75}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *WatchTemplatesRequest) GetName() string {
@@ -4454,7 +4841,7 @@ type WatchTemplatesResponse struct {
 
 func (x *WatchTemplatesResponse) Reset() {
 	*x = WatchTemplatesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4466,7 +4853,7 @@ func (x *WatchTemplatesResponse) String() string {
 func (*WatchTemplatesResponse) ProtoMessage() {}
 
 func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[76]
+	mi := &file_bedplate_v1_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4479,7 +4866,7 @@ func (x *WatchTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*WatchTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{76}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *WatchTemplatesResponse) GetType() ChangeType {
@@ -4512,7 +4899,7 @@ type GetWorkflowRequest struct {
 
 func (x *GetWorkflowRequest) Reset() {
 	*x = GetWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4524,7 +4911,7 @@ func (x *GetWorkflowRequest) String() string {
 func (*GetWorkflowRequest) ProtoMessage() {}
 
 func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[77]
+	mi := &file_bedplate_v1_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4537,7 +4924,7 @@ func (x *GetWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*GetWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{77}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetWorkflowRequest) GetName() string {
@@ -4560,7 +4947,7 @@ type ListWorkflowsRequest struct {
 
 func (x *ListWorkflowsRequest) Reset() {
 	*x = ListWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4572,7 +4959,7 @@ func (x *ListWorkflowsRequest) String() string {
 func (*ListWorkflowsRequest) ProtoMessage() {}
 
 func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[78]
+	mi := &file_bedplate_v1_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4585,7 +4972,7 @@ func (x *ListWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{78}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListWorkflowsRequest) GetPageSize() int32 {
@@ -4622,7 +5009,7 @@ type ListWorkflowsResponse struct {
 
 func (x *ListWorkflowsResponse) Reset() {
 	*x = ListWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +5021,7 @@ func (x *ListWorkflowsResponse) String() string {
 func (*ListWorkflowsResponse) ProtoMessage() {}
 
 func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[79]
+	mi := &file_bedplate_v1_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +5034,7 @@ func (x *ListWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{79}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ListWorkflowsResponse) GetWorkflows() []*Workflow {
@@ -4684,7 +5071,7 @@ type CreateWorkflowRequest struct {
 
 func (x *CreateWorkflowRequest) Reset() {
 	*x = CreateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4696,7 +5083,7 @@ func (x *CreateWorkflowRequest) String() string {
 func (*CreateWorkflowRequest) ProtoMessage() {}
 
 func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[80]
+	mi := &file_bedplate_v1_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4709,7 +5096,7 @@ func (x *CreateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CreateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{80}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CreateWorkflowRequest) GetWorkflow() *Workflow {
@@ -4745,7 +5132,7 @@ type UpdateWorkflowRequest struct {
 
 func (x *UpdateWorkflowRequest) Reset() {
 	*x = UpdateWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4757,7 +5144,7 @@ func (x *UpdateWorkflowRequest) String() string {
 func (*UpdateWorkflowRequest) ProtoMessage() {}
 
 func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[81]
+	mi := &file_bedplate_v1_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4770,7 +5157,7 @@ func (x *UpdateWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{81}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *UpdateWorkflowRequest) GetWorkflow() *Workflow {
@@ -4805,7 +5192,7 @@ type DeleteWorkflowRequest struct {
 
 func (x *DeleteWorkflowRequest) Reset() {
 	*x = DeleteWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4817,7 +5204,7 @@ func (x *DeleteWorkflowRequest) String() string {
 func (*DeleteWorkflowRequest) ProtoMessage() {}
 
 func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[82]
+	mi := &file_bedplate_v1_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4830,7 +5217,7 @@ func (x *DeleteWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{82}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *DeleteWorkflowRequest) GetName() string {
@@ -4860,7 +5247,7 @@ type WatchWorkflowsRequest struct {
 
 func (x *WatchWorkflowsRequest) Reset() {
 	*x = WatchWorkflowsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4872,7 +5259,7 @@ func (x *WatchWorkflowsRequest) String() string {
 func (*WatchWorkflowsRequest) ProtoMessage() {}
 
 func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[83]
+	mi := &file_bedplate_v1_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4885,7 +5272,7 @@ func (x *WatchWorkflowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsRequest.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{83}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *WatchWorkflowsRequest) GetName() string {
@@ -4920,7 +5307,7 @@ type WatchWorkflowsResponse struct {
 
 func (x *WatchWorkflowsResponse) Reset() {
 	*x = WatchWorkflowsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4932,7 +5319,7 @@ func (x *WatchWorkflowsResponse) String() string {
 func (*WatchWorkflowsResponse) ProtoMessage() {}
 
 func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[84]
+	mi := &file_bedplate_v1_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4945,7 +5332,7 @@ func (x *WatchWorkflowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchWorkflowsResponse.ProtoReflect.Descriptor instead.
 func (*WatchWorkflowsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{84}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *WatchWorkflowsResponse) GetType() ChangeType {
@@ -4982,7 +5369,7 @@ type FollowWorkflowRequest struct {
 
 func (x *FollowWorkflowRequest) Reset() {
 	*x = FollowWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4994,7 +5381,7 @@ func (x *FollowWorkflowRequest) String() string {
 func (*FollowWorkflowRequest) ProtoMessage() {}
 
 func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[85]
+	mi := &file_bedplate_v1_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5007,7 +5394,7 @@ func (x *FollowWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{85}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *FollowWorkflowRequest) GetName() string {
@@ -5045,7 +5432,7 @@ type FollowWorkflowResponse struct {
 
 func (x *FollowWorkflowResponse) Reset() {
 	*x = FollowWorkflowResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5057,7 +5444,7 @@ func (x *FollowWorkflowResponse) String() string {
 func (*FollowWorkflowResponse) ProtoMessage() {}
 
 func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[86]
+	mi := &file_bedplate_v1_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5070,7 +5457,7 @@ func (x *FollowWorkflowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowWorkflowResponse.ProtoReflect.Descriptor instead.
 func (*FollowWorkflowResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{86}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *FollowWorkflowResponse) GetEvent() isFollowWorkflowResponse_Event {
@@ -5140,7 +5527,7 @@ type StepProgress struct {
 
 func (x *StepProgress) Reset() {
 	*x = StepProgress{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5152,7 +5539,7 @@ func (x *StepProgress) String() string {
 func (*StepProgress) ProtoMessage() {}
 
 func (x *StepProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[87]
+	mi := &file_bedplate_v1_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5165,7 +5552,7 @@ func (x *StepProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepProgress.ProtoReflect.Descriptor instead.
 func (*StepProgress) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{87}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *StepProgress) GetStep() string {
@@ -5192,7 +5579,7 @@ type CancelWorkflowRequest struct {
 
 func (x *CancelWorkflowRequest) Reset() {
 	*x = CancelWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5204,7 +5591,7 @@ func (x *CancelWorkflowRequest) String() string {
 func (*CancelWorkflowRequest) ProtoMessage() {}
 
 func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[88]
+	mi := &file_bedplate_v1_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5217,7 +5604,7 @@ func (x *CancelWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*CancelWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{88}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *CancelWorkflowRequest) GetName() string {
@@ -5245,7 +5632,7 @@ type RetryWorkflowRequest struct {
 
 func (x *RetryWorkflowRequest) Reset() {
 	*x = RetryWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5257,7 +5644,7 @@ func (x *RetryWorkflowRequest) String() string {
 func (*RetryWorkflowRequest) ProtoMessage() {}
 
 func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[89]
+	mi := &file_bedplate_v1_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5270,7 +5657,7 @@ func (x *RetryWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*RetryWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{89}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RetryWorkflowRequest) GetName() string {
@@ -5299,7 +5686,7 @@ type ApproveWorkflowRequest struct {
 
 func (x *ApproveWorkflowRequest) Reset() {
 	*x = ApproveWorkflowRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5311,7 +5698,7 @@ func (x *ApproveWorkflowRequest) String() string {
 func (*ApproveWorkflowRequest) ProtoMessage() {}
 
 func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[90]
+	mi := &file_bedplate_v1_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5324,7 +5711,7 @@ func (x *ApproveWorkflowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveWorkflowRequest.ProtoReflect.Descriptor instead.
 func (*ApproveWorkflowRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{90}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ApproveWorkflowRequest) GetName() string {
@@ -5359,7 +5746,7 @@ type ReinstallInstanceRequest struct {
 
 func (x *ReinstallInstanceRequest) Reset() {
 	*x = ReinstallInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5371,7 +5758,7 @@ func (x *ReinstallInstanceRequest) String() string {
 func (*ReinstallInstanceRequest) ProtoMessage() {}
 
 func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[91]
+	mi := &file_bedplate_v1_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5384,7 +5771,7 @@ func (x *ReinstallInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReinstallInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ReinstallInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{91}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ReinstallInstanceRequest) GetName() string {
@@ -5410,7 +5797,7 @@ type GetInstanceRequest struct {
 
 func (x *GetInstanceRequest) Reset() {
 	*x = GetInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5422,7 +5809,7 @@ func (x *GetInstanceRequest) String() string {
 func (*GetInstanceRequest) ProtoMessage() {}
 
 func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[92]
+	mi := &file_bedplate_v1_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5435,7 +5822,7 @@ func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
 func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{92}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GetInstanceRequest) GetName() string {
@@ -5458,7 +5845,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5470,7 +5857,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[93]
+	mi := &file_bedplate_v1_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5483,7 +5870,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{93}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ListInstancesRequest) GetPageSize() int32 {
@@ -5520,7 +5907,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5532,7 +5919,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[94]
+	mi := &file_bedplate_v1_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5545,7 +5932,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{94}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*Instance {
@@ -5582,7 +5969,7 @@ type CreateInstanceRequest struct {
 
 func (x *CreateInstanceRequest) Reset() {
 	*x = CreateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5594,7 +5981,7 @@ func (x *CreateInstanceRequest) String() string {
 func (*CreateInstanceRequest) ProtoMessage() {}
 
 func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[95]
+	mi := &file_bedplate_v1_api_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5607,7 +5994,7 @@ func (x *CreateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*CreateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{95}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *CreateInstanceRequest) GetInstance() *Instance {
@@ -5643,7 +6030,7 @@ type UpdateInstanceRequest struct {
 
 func (x *UpdateInstanceRequest) Reset() {
 	*x = UpdateInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5655,7 +6042,7 @@ func (x *UpdateInstanceRequest) String() string {
 func (*UpdateInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[96]
+	mi := &file_bedplate_v1_api_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5668,7 +6055,7 @@ func (x *UpdateInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{96}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *UpdateInstanceRequest) GetInstance() *Instance {
@@ -5703,7 +6090,7 @@ type DeleteInstanceRequest struct {
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5715,7 +6102,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[97]
+	mi := &file_bedplate_v1_api_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5728,7 +6115,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{97}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -5758,7 +6145,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5770,7 +6157,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[98]
+	mi := &file_bedplate_v1_api_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5783,7 +6170,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{98}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *WatchInstancesRequest) GetName() string {
@@ -5818,7 +6205,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5830,7 +6217,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[99]
+	mi := &file_bedplate_v1_api_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5843,7 +6230,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{99}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *WatchInstancesResponse) GetType() ChangeType {
@@ -5876,7 +6263,7 @@ type GetTokenRequest struct {
 
 func (x *GetTokenRequest) Reset() {
 	*x = GetTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5888,7 +6275,7 @@ func (x *GetTokenRequest) String() string {
 func (*GetTokenRequest) ProtoMessage() {}
 
 func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[100]
+	mi := &file_bedplate_v1_api_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5901,7 +6288,7 @@ func (x *GetTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTokenRequest.ProtoReflect.Descriptor instead.
 func (*GetTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{100}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *GetTokenRequest) GetName() string {
@@ -5924,7 +6311,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5936,7 +6323,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[101]
+	mi := &file_bedplate_v1_api_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5949,7 +6336,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{101}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListTokensRequest) GetPageSize() int32 {
@@ -5986,7 +6373,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5998,7 +6385,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[102]
+	mi := &file_bedplate_v1_api_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6011,7 +6398,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{102}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -6048,7 +6435,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6060,7 +6447,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[103]
+	mi := &file_bedplate_v1_api_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6073,7 +6460,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{103}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *CreateTokenRequest) GetToken() *Token {
@@ -6109,7 +6496,7 @@ type UpdateTokenRequest struct {
 
 func (x *UpdateTokenRequest) Reset() {
 	*x = UpdateTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6121,7 +6508,7 @@ func (x *UpdateTokenRequest) String() string {
 func (*UpdateTokenRequest) ProtoMessage() {}
 
 func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[104]
+	mi := &file_bedplate_v1_api_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6134,7 +6521,7 @@ func (x *UpdateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTokenRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{104}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *UpdateTokenRequest) GetToken() *Token {
@@ -6169,7 +6556,7 @@ type DeleteTokenRequest struct {
 
 func (x *DeleteTokenRequest) Reset() {
 	*x = DeleteTokenRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6181,7 +6568,7 @@ func (x *DeleteTokenRequest) String() string {
 func (*DeleteTokenRequest) ProtoMessage() {}
 
 func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[105]
+	mi := &file_bedplate_v1_api_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6194,7 +6581,7 @@ func (x *DeleteTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTokenRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{105}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *DeleteTokenRequest) GetName() string {
@@ -6224,7 +6611,7 @@ type WatchTokensRequest struct {
 
 func (x *WatchTokensRequest) Reset() {
 	*x = WatchTokensRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6236,7 +6623,7 @@ func (x *WatchTokensRequest) String() string {
 func (*WatchTokensRequest) ProtoMessage() {}
 
 func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[106]
+	mi := &file_bedplate_v1_api_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6249,7 +6636,7 @@ func (x *WatchTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokensRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{106}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *WatchTokensRequest) GetName() string {
@@ -6284,7 +6671,7 @@ type WatchTokensResponse struct {
 
 func (x *WatchTokensResponse) Reset() {
 	*x = WatchTokensResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6296,7 +6683,7 @@ func (x *WatchTokensResponse) String() string {
 func (*WatchTokensResponse) ProtoMessage() {}
 
 func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[107]
+	mi := &file_bedplate_v1_api_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6309,7 +6696,7 @@ func (x *WatchTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokensResponse.ProtoReflect.Descriptor instead.
 func (*WatchTokensResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{107}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *WatchTokensResponse) GetType() ChangeType {
@@ -6342,7 +6729,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6354,7 +6741,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[108]
+	mi := &file_bedplate_v1_api_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6367,7 +6754,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{108}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *GetSecretRequest) GetName() string {
@@ -6390,7 +6777,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6402,7 +6789,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[109]
+	mi := &file_bedplate_v1_api_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6415,7 +6802,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{109}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *ListSecretsRequest) GetPageSize() int32 {
@@ -6452,7 +6839,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6464,7 +6851,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[110]
+	mi := &file_bedplate_v1_api_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6477,7 +6864,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{110}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -6514,7 +6901,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6526,7 +6913,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[111]
+	mi := &file_bedplate_v1_api_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6539,7 +6926,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{111}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *CreateSecretRequest) GetSecret() *Secret {
@@ -6575,7 +6962,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6587,7 +6974,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[112]
+	mi := &file_bedplate_v1_api_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6600,7 +6987,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{112}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *UpdateSecretRequest) GetSecret() *Secret {
@@ -6635,7 +7022,7 @@ type DeleteSecretRequest struct {
 
 func (x *DeleteSecretRequest) Reset() {
 	*x = DeleteSecretRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[113]
+	mi := &file_bedplate_v1_api_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6647,7 +7034,7 @@ func (x *DeleteSecretRequest) String() string {
 func (*DeleteSecretRequest) ProtoMessage() {}
 
 func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[113]
+	mi := &file_bedplate_v1_api_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6660,7 +7047,7 @@ func (x *DeleteSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSecretRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSecretRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{113}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *DeleteSecretRequest) GetName() string {
@@ -6690,7 +7077,7 @@ type WatchSecretsRequest struct {
 
 func (x *WatchSecretsRequest) Reset() {
 	*x = WatchSecretsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[114]
+	mi := &file_bedplate_v1_api_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6702,7 +7089,7 @@ func (x *WatchSecretsRequest) String() string {
 func (*WatchSecretsRequest) ProtoMessage() {}
 
 func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[114]
+	mi := &file_bedplate_v1_api_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6715,7 +7102,7 @@ func (x *WatchSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{114}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *WatchSecretsRequest) GetName() string {
@@ -6750,7 +7137,7 @@ type WatchSecretsResponse struct {
 
 func (x *WatchSecretsResponse) Reset() {
 	*x = WatchSecretsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[115]
+	mi := &file_bedplate_v1_api_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6762,7 +7149,7 @@ func (x *WatchSecretsResponse) String() string {
 func (*WatchSecretsResponse) ProtoMessage() {}
 
 func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[115]
+	mi := &file_bedplate_v1_api_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6775,7 +7162,7 @@ func (x *WatchSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSecretsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{115}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *WatchSecretsResponse) GetType() ChangeType {
@@ -6810,7 +7197,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[116]
+	mi := &file_bedplate_v1_api_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6822,7 +7209,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[116]
+	mi := &file_bedplate_v1_api_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6835,7 +7222,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{116}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -6861,7 +7248,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[117]
+	mi := &file_bedplate_v1_api_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6873,7 +7260,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[117]
+	mi := &file_bedplate_v1_api_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6886,7 +7273,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{117}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -6909,7 +7296,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[118]
+	mi := &file_bedplate_v1_api_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6921,7 +7308,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[118]
+	mi := &file_bedplate_v1_api_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6934,7 +7321,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{118}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListPoolsRequest) GetPageSize() int32 {
@@ -6971,7 +7358,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[119]
+	mi := &file_bedplate_v1_api_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6983,7 +7370,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[119]
+	mi := &file_bedplate_v1_api_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6996,7 +7383,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{119}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -7033,7 +7420,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[120]
+	mi := &file_bedplate_v1_api_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7045,7 +7432,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[120]
+	mi := &file_bedplate_v1_api_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7058,7 +7445,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{120}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *CreatePoolRequest) GetPool() *Pool {
@@ -7094,7 +7481,7 @@ type UpdatePoolRequest struct {
 
 func (x *UpdatePoolRequest) Reset() {
 	*x = UpdatePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[121]
+	mi := &file_bedplate_v1_api_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7106,7 +7493,7 @@ func (x *UpdatePoolRequest) String() string {
 func (*UpdatePoolRequest) ProtoMessage() {}
 
 func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[121]
+	mi := &file_bedplate_v1_api_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7119,7 +7506,7 @@ func (x *UpdatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePoolRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{121}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *UpdatePoolRequest) GetPool() *Pool {
@@ -7154,7 +7541,7 @@ type DeletePoolRequest struct {
 
 func (x *DeletePoolRequest) Reset() {
 	*x = DeletePoolRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[122]
+	mi := &file_bedplate_v1_api_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7166,7 +7553,7 @@ func (x *DeletePoolRequest) String() string {
 func (*DeletePoolRequest) ProtoMessage() {}
 
 func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[122]
+	mi := &file_bedplate_v1_api_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7179,7 +7566,7 @@ func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
 func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{122}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *DeletePoolRequest) GetName() string {
@@ -7209,7 +7596,7 @@ type WatchPoolsRequest struct {
 
 func (x *WatchPoolsRequest) Reset() {
 	*x = WatchPoolsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[123]
+	mi := &file_bedplate_v1_api_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7221,7 +7608,7 @@ func (x *WatchPoolsRequest) String() string {
 func (*WatchPoolsRequest) ProtoMessage() {}
 
 func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[123]
+	mi := &file_bedplate_v1_api_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7234,7 +7621,7 @@ func (x *WatchPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{123}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *WatchPoolsRequest) GetName() string {
@@ -7269,7 +7656,7 @@ type WatchPoolsResponse struct {
 
 func (x *WatchPoolsResponse) Reset() {
 	*x = WatchPoolsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[124]
+	mi := &file_bedplate_v1_api_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7281,7 +7668,7 @@ func (x *WatchPoolsResponse) String() string {
 func (*WatchPoolsResponse) ProtoMessage() {}
 
 func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[124]
+	mi := &file_bedplate_v1_api_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7294,7 +7681,7 @@ func (x *WatchPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoolsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{124}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{130}
 }
 
 func (x *WatchPoolsResponse) GetType() ChangeType {
@@ -7327,7 +7714,7 @@ type GetStackRequest struct {
 
 func (x *GetStackRequest) Reset() {
 	*x = GetStackRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[125]
+	mi := &file_bedplate_v1_api_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7339,7 +7726,7 @@ func (x *GetStackRequest) String() string {
 func (*GetStackRequest) ProtoMessage() {}
 
 func (x *GetStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[125]
+	mi := &file_bedplate_v1_api_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7352,7 +7739,7 @@ func (x *GetStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStackRequest.ProtoReflect.Descriptor instead.
 func (*GetStackRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{125}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *GetStackRequest) GetName() string {
@@ -7375,7 +7762,7 @@ type ListStacksRequest struct {
 
 func (x *ListStacksRequest) Reset() {
 	*x = ListStacksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[126]
+	mi := &file_bedplate_v1_api_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7387,7 +7774,7 @@ func (x *ListStacksRequest) String() string {
 func (*ListStacksRequest) ProtoMessage() {}
 
 func (x *ListStacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[126]
+	mi := &file_bedplate_v1_api_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7400,7 +7787,7 @@ func (x *ListStacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStacksRequest.ProtoReflect.Descriptor instead.
 func (*ListStacksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{126}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *ListStacksRequest) GetPageSize() int32 {
@@ -7437,7 +7824,7 @@ type ListStacksResponse struct {
 
 func (x *ListStacksResponse) Reset() {
 	*x = ListStacksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[127]
+	mi := &file_bedplate_v1_api_proto_msgTypes[133]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7449,7 +7836,7 @@ func (x *ListStacksResponse) String() string {
 func (*ListStacksResponse) ProtoMessage() {}
 
 func (x *ListStacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[127]
+	mi := &file_bedplate_v1_api_proto_msgTypes[133]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7462,7 +7849,7 @@ func (x *ListStacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStacksResponse.ProtoReflect.Descriptor instead.
 func (*ListStacksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{127}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{133}
 }
 
 func (x *ListStacksResponse) GetStacks() []*Stack {
@@ -7499,7 +7886,7 @@ type CreateStackRequest struct {
 
 func (x *CreateStackRequest) Reset() {
 	*x = CreateStackRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[128]
+	mi := &file_bedplate_v1_api_proto_msgTypes[134]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7511,7 +7898,7 @@ func (x *CreateStackRequest) String() string {
 func (*CreateStackRequest) ProtoMessage() {}
 
 func (x *CreateStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[128]
+	mi := &file_bedplate_v1_api_proto_msgTypes[134]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7524,7 +7911,7 @@ func (x *CreateStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateStackRequest.ProtoReflect.Descriptor instead.
 func (*CreateStackRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{128}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{134}
 }
 
 func (x *CreateStackRequest) GetStack() *Stack {
@@ -7560,7 +7947,7 @@ type UpdateStackRequest struct {
 
 func (x *UpdateStackRequest) Reset() {
 	*x = UpdateStackRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[129]
+	mi := &file_bedplate_v1_api_proto_msgTypes[135]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7572,7 +7959,7 @@ func (x *UpdateStackRequest) String() string {
 func (*UpdateStackRequest) ProtoMessage() {}
 
 func (x *UpdateStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[129]
+	mi := &file_bedplate_v1_api_proto_msgTypes[135]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7585,7 +7972,7 @@ func (x *UpdateStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStackRequest.ProtoReflect.Descriptor instead.
 func (*UpdateStackRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{129}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{135}
 }
 
 func (x *UpdateStackRequest) GetStack() *Stack {
@@ -7620,7 +8007,7 @@ type DeleteStackRequest struct {
 
 func (x *DeleteStackRequest) Reset() {
 	*x = DeleteStackRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[130]
+	mi := &file_bedplate_v1_api_proto_msgTypes[136]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7632,7 +8019,7 @@ func (x *DeleteStackRequest) String() string {
 func (*DeleteStackRequest) ProtoMessage() {}
 
 func (x *DeleteStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[130]
+	mi := &file_bedplate_v1_api_proto_msgTypes[136]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7645,7 +8032,7 @@ func (x *DeleteStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStackRequest.ProtoReflect.Descriptor instead.
 func (*DeleteStackRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{130}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{136}
 }
 
 func (x *DeleteStackRequest) GetName() string {
@@ -7675,7 +8062,7 @@ type WatchStacksRequest struct {
 
 func (x *WatchStacksRequest) Reset() {
 	*x = WatchStacksRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[131]
+	mi := &file_bedplate_v1_api_proto_msgTypes[137]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7687,7 +8074,7 @@ func (x *WatchStacksRequest) String() string {
 func (*WatchStacksRequest) ProtoMessage() {}
 
 func (x *WatchStacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[131]
+	mi := &file_bedplate_v1_api_proto_msgTypes[137]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7700,7 +8087,7 @@ func (x *WatchStacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStacksRequest.ProtoReflect.Descriptor instead.
 func (*WatchStacksRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{131}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{137}
 }
 
 func (x *WatchStacksRequest) GetName() string {
@@ -7735,7 +8122,7 @@ type WatchStacksResponse struct {
 
 func (x *WatchStacksResponse) Reset() {
 	*x = WatchStacksResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[132]
+	mi := &file_bedplate_v1_api_proto_msgTypes[138]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7747,7 +8134,7 @@ func (x *WatchStacksResponse) String() string {
 func (*WatchStacksResponse) ProtoMessage() {}
 
 func (x *WatchStacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[132]
+	mi := &file_bedplate_v1_api_proto_msgTypes[138]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7760,7 +8147,7 @@ func (x *WatchStacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStacksResponse.ProtoReflect.Descriptor instead.
 func (*WatchStacksResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{132}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{138}
 }
 
 func (x *WatchStacksResponse) GetType() ChangeType {
@@ -7793,7 +8180,7 @@ type PlanStackRequest struct {
 
 func (x *PlanStackRequest) Reset() {
 	*x = PlanStackRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[133]
+	mi := &file_bedplate_v1_api_proto_msgTypes[139]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7805,7 +8192,7 @@ func (x *PlanStackRequest) String() string {
 func (*PlanStackRequest) ProtoMessage() {}
 
 func (x *PlanStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[133]
+	mi := &file_bedplate_v1_api_proto_msgTypes[139]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7818,7 +8205,7 @@ func (x *PlanStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStackRequest.ProtoReflect.Descriptor instead.
 func (*PlanStackRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{133}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{139}
 }
 
 func (x *PlanStackRequest) GetStack() *Stack {
@@ -7837,7 +8224,7 @@ type PlanStackResponse struct {
 
 func (x *PlanStackResponse) Reset() {
 	*x = PlanStackResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[134]
+	mi := &file_bedplate_v1_api_proto_msgTypes[140]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7849,7 +8236,7 @@ func (x *PlanStackResponse) String() string {
 func (*PlanStackResponse) ProtoMessage() {}
 
 func (x *PlanStackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[134]
+	mi := &file_bedplate_v1_api_proto_msgTypes[140]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7862,7 +8249,7 @@ func (x *PlanStackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStackResponse.ProtoReflect.Descriptor instead.
 func (*PlanStackResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{134}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{140}
 }
 
 func (x *PlanStackResponse) GetLayers() []*StackLayerPlan {
@@ -7888,7 +8275,7 @@ type StackLayerPlan struct {
 
 func (x *StackLayerPlan) Reset() {
 	*x = StackLayerPlan{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[135]
+	mi := &file_bedplate_v1_api_proto_msgTypes[141]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7900,7 +8287,7 @@ func (x *StackLayerPlan) String() string {
 func (*StackLayerPlan) ProtoMessage() {}
 
 func (x *StackLayerPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[135]
+	mi := &file_bedplate_v1_api_proto_msgTypes[141]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7913,7 +8300,7 @@ func (x *StackLayerPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackLayerPlan.ProtoReflect.Descriptor instead.
 func (*StackLayerPlan) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{135}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{141}
 }
 
 func (x *StackLayerPlan) GetName() string {
@@ -7966,7 +8353,7 @@ type StackObjectPlan struct {
 
 func (x *StackObjectPlan) Reset() {
 	*x = StackObjectPlan{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[136]
+	mi := &file_bedplate_v1_api_proto_msgTypes[142]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7978,7 +8365,7 @@ func (x *StackObjectPlan) String() string {
 func (*StackObjectPlan) ProtoMessage() {}
 
 func (x *StackObjectPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[136]
+	mi := &file_bedplate_v1_api_proto_msgTypes[142]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7991,7 +8378,7 @@ func (x *StackObjectPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackObjectPlan.ProtoReflect.Descriptor instead.
 func (*StackObjectPlan) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{136}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{142}
 }
 
 func (x *StackObjectPlan) GetObject() string {
@@ -8024,7 +8411,7 @@ type RetryStackRequest struct {
 
 func (x *RetryStackRequest) Reset() {
 	*x = RetryStackRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[137]
+	mi := &file_bedplate_v1_api_proto_msgTypes[143]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8036,7 +8423,7 @@ func (x *RetryStackRequest) String() string {
 func (*RetryStackRequest) ProtoMessage() {}
 
 func (x *RetryStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[137]
+	mi := &file_bedplate_v1_api_proto_msgTypes[143]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8049,7 +8436,7 @@ func (x *RetryStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryStackRequest.ProtoReflect.Descriptor instead.
 func (*RetryStackRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{137}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{143}
 }
 
 func (x *RetryStackRequest) GetName() string {
@@ -8069,7 +8456,7 @@ type PutStackContentRequest struct {
 
 func (x *PutStackContentRequest) Reset() {
 	*x = PutStackContentRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[138]
+	mi := &file_bedplate_v1_api_proto_msgTypes[144]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8081,7 +8468,7 @@ func (x *PutStackContentRequest) String() string {
 func (*PutStackContentRequest) ProtoMessage() {}
 
 func (x *PutStackContentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[138]
+	mi := &file_bedplate_v1_api_proto_msgTypes[144]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8094,7 +8481,7 @@ func (x *PutStackContentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStackContentRequest.ProtoReflect.Descriptor instead.
 func (*PutStackContentRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{138}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{144}
 }
 
 func (x *PutStackContentRequest) GetData() []byte {
@@ -8115,7 +8502,7 @@ type PutStackContentResponse struct {
 
 func (x *PutStackContentResponse) Reset() {
 	*x = PutStackContentResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[139]
+	mi := &file_bedplate_v1_api_proto_msgTypes[145]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8127,7 +8514,7 @@ func (x *PutStackContentResponse) String() string {
 func (*PutStackContentResponse) ProtoMessage() {}
 
 func (x *PutStackContentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[139]
+	mi := &file_bedplate_v1_api_proto_msgTypes[145]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8140,7 +8527,7 @@ func (x *PutStackContentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStackContentResponse.ProtoReflect.Descriptor instead.
 func (*PutStackContentResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{139}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{145}
 }
 
 func (x *PutStackContentResponse) GetDigest() string {
@@ -8166,7 +8553,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[140]
+	mi := &file_bedplate_v1_api_proto_msgTypes[146]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8178,7 +8565,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[140]
+	mi := &file_bedplate_v1_api_proto_msgTypes[146]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8191,7 +8578,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{140}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{146}
 }
 
 func (x *GetRuleRequest) GetName() string {
@@ -8214,7 +8601,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[141]
+	mi := &file_bedplate_v1_api_proto_msgTypes[147]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8226,7 +8613,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[141]
+	mi := &file_bedplate_v1_api_proto_msgTypes[147]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8239,7 +8626,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{141}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{147}
 }
 
 func (x *ListRulesRequest) GetPageSize() int32 {
@@ -8276,7 +8663,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[142]
+	mi := &file_bedplate_v1_api_proto_msgTypes[148]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8288,7 +8675,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[142]
+	mi := &file_bedplate_v1_api_proto_msgTypes[148]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8301,7 +8688,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{142}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{148}
 }
 
 func (x *ListRulesResponse) GetRules() []*Rule {
@@ -8338,7 +8725,7 @@ type CreateRuleRequest struct {
 
 func (x *CreateRuleRequest) Reset() {
 	*x = CreateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[143]
+	mi := &file_bedplate_v1_api_proto_msgTypes[149]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8350,7 +8737,7 @@ func (x *CreateRuleRequest) String() string {
 func (*CreateRuleRequest) ProtoMessage() {}
 
 func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[143]
+	mi := &file_bedplate_v1_api_proto_msgTypes[149]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8363,7 +8750,7 @@ func (x *CreateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRuleRequest.ProtoReflect.Descriptor instead.
 func (*CreateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{143}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{149}
 }
 
 func (x *CreateRuleRequest) GetRule() *Rule {
@@ -8399,7 +8786,7 @@ type UpdateRuleRequest struct {
 
 func (x *UpdateRuleRequest) Reset() {
 	*x = UpdateRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[144]
+	mi := &file_bedplate_v1_api_proto_msgTypes[150]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8411,7 +8798,7 @@ func (x *UpdateRuleRequest) String() string {
 func (*UpdateRuleRequest) ProtoMessage() {}
 
 func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[144]
+	mi := &file_bedplate_v1_api_proto_msgTypes[150]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8424,7 +8811,7 @@ func (x *UpdateRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRuleRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{144}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{150}
 }
 
 func (x *UpdateRuleRequest) GetRule() *Rule {
@@ -8459,7 +8846,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[145]
+	mi := &file_bedplate_v1_api_proto_msgTypes[151]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8471,7 +8858,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[145]
+	mi := &file_bedplate_v1_api_proto_msgTypes[151]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8484,7 +8871,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{145}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{151}
 }
 
 func (x *DeleteRuleRequest) GetName() string {
@@ -8514,7 +8901,7 @@ type WatchRulesRequest struct {
 
 func (x *WatchRulesRequest) Reset() {
 	*x = WatchRulesRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[146]
+	mi := &file_bedplate_v1_api_proto_msgTypes[152]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8526,7 +8913,7 @@ func (x *WatchRulesRequest) String() string {
 func (*WatchRulesRequest) ProtoMessage() {}
 
 func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[146]
+	mi := &file_bedplate_v1_api_proto_msgTypes[152]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8539,7 +8926,7 @@ func (x *WatchRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesRequest.ProtoReflect.Descriptor instead.
 func (*WatchRulesRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{146}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{152}
 }
 
 func (x *WatchRulesRequest) GetName() string {
@@ -8574,7 +8961,7 @@ type WatchRulesResponse struct {
 
 func (x *WatchRulesResponse) Reset() {
 	*x = WatchRulesResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[147]
+	mi := &file_bedplate_v1_api_proto_msgTypes[153]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8586,7 +8973,7 @@ func (x *WatchRulesResponse) String() string {
 func (*WatchRulesResponse) ProtoMessage() {}
 
 func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[147]
+	mi := &file_bedplate_v1_api_proto_msgTypes[153]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8599,7 +8986,7 @@ func (x *WatchRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRulesResponse.ProtoReflect.Descriptor instead.
 func (*WatchRulesResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{147}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{153}
 }
 
 func (x *WatchRulesResponse) GetType() ChangeType {
@@ -8632,7 +9019,7 @@ type GetJobRequest struct {
 
 func (x *GetJobRequest) Reset() {
 	*x = GetJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[148]
+	mi := &file_bedplate_v1_api_proto_msgTypes[154]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8644,7 +9031,7 @@ func (x *GetJobRequest) String() string {
 func (*GetJobRequest) ProtoMessage() {}
 
 func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[148]
+	mi := &file_bedplate_v1_api_proto_msgTypes[154]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8657,7 +9044,7 @@ func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
 func (*GetJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{148}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{154}
 }
 
 func (x *GetJobRequest) GetName() string {
@@ -8680,7 +9067,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[149]
+	mi := &file_bedplate_v1_api_proto_msgTypes[155]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8692,7 +9079,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[149]
+	mi := &file_bedplate_v1_api_proto_msgTypes[155]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8705,7 +9092,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{149}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{155}
 }
 
 func (x *ListJobsRequest) GetPageSize() int32 {
@@ -8742,7 +9129,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[150]
+	mi := &file_bedplate_v1_api_proto_msgTypes[156]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8754,7 +9141,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[150]
+	mi := &file_bedplate_v1_api_proto_msgTypes[156]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8767,7 +9154,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{150}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{156}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -8804,7 +9191,7 @@ type CreateJobRequest struct {
 
 func (x *CreateJobRequest) Reset() {
 	*x = CreateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[151]
+	mi := &file_bedplate_v1_api_proto_msgTypes[157]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8816,7 +9203,7 @@ func (x *CreateJobRequest) String() string {
 func (*CreateJobRequest) ProtoMessage() {}
 
 func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[151]
+	mi := &file_bedplate_v1_api_proto_msgTypes[157]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8829,7 +9216,7 @@ func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
 func (*CreateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{151}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{157}
 }
 
 func (x *CreateJobRequest) GetJob() *Job {
@@ -8865,7 +9252,7 @@ type UpdateJobRequest struct {
 
 func (x *UpdateJobRequest) Reset() {
 	*x = UpdateJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[152]
+	mi := &file_bedplate_v1_api_proto_msgTypes[158]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8877,7 +9264,7 @@ func (x *UpdateJobRequest) String() string {
 func (*UpdateJobRequest) ProtoMessage() {}
 
 func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[152]
+	mi := &file_bedplate_v1_api_proto_msgTypes[158]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8890,7 +9277,7 @@ func (x *UpdateJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJobRequest.ProtoReflect.Descriptor instead.
 func (*UpdateJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{152}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{158}
 }
 
 func (x *UpdateJobRequest) GetJob() *Job {
@@ -8925,7 +9312,7 @@ type DeleteJobRequest struct {
 
 func (x *DeleteJobRequest) Reset() {
 	*x = DeleteJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[153]
+	mi := &file_bedplate_v1_api_proto_msgTypes[159]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8937,7 +9324,7 @@ func (x *DeleteJobRequest) String() string {
 func (*DeleteJobRequest) ProtoMessage() {}
 
 func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[153]
+	mi := &file_bedplate_v1_api_proto_msgTypes[159]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -8950,7 +9337,7 @@ func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
 func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{153}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{159}
 }
 
 func (x *DeleteJobRequest) GetName() string {
@@ -8980,7 +9367,7 @@ type WatchJobsRequest struct {
 
 func (x *WatchJobsRequest) Reset() {
 	*x = WatchJobsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[154]
+	mi := &file_bedplate_v1_api_proto_msgTypes[160]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -8992,7 +9379,7 @@ func (x *WatchJobsRequest) String() string {
 func (*WatchJobsRequest) ProtoMessage() {}
 
 func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[154]
+	mi := &file_bedplate_v1_api_proto_msgTypes[160]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9005,7 +9392,7 @@ func (x *WatchJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsRequest.ProtoReflect.Descriptor instead.
 func (*WatchJobsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{154}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{160}
 }
 
 func (x *WatchJobsRequest) GetName() string {
@@ -9040,7 +9427,7 @@ type WatchJobsResponse struct {
 
 func (x *WatchJobsResponse) Reset() {
 	*x = WatchJobsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[155]
+	mi := &file_bedplate_v1_api_proto_msgTypes[161]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9052,7 +9439,7 @@ func (x *WatchJobsResponse) String() string {
 func (*WatchJobsResponse) ProtoMessage() {}
 
 func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[155]
+	mi := &file_bedplate_v1_api_proto_msgTypes[161]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9065,7 +9452,7 @@ func (x *WatchJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchJobsResponse.ProtoReflect.Descriptor instead.
 func (*WatchJobsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{155}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{161}
 }
 
 func (x *WatchJobsResponse) GetType() ChangeType {
@@ -9100,7 +9487,7 @@ type CancelJobRequest struct {
 
 func (x *CancelJobRequest) Reset() {
 	*x = CancelJobRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[156]
+	mi := &file_bedplate_v1_api_proto_msgTypes[162]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9112,7 +9499,7 @@ func (x *CancelJobRequest) String() string {
 func (*CancelJobRequest) ProtoMessage() {}
 
 func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[156]
+	mi := &file_bedplate_v1_api_proto_msgTypes[162]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9125,7 +9512,7 @@ func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
 func (*CancelJobRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{156}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{162}
 }
 
 func (x *CancelJobRequest) GetName() string {
@@ -9155,7 +9542,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[157]
+	mi := &file_bedplate_v1_api_proto_msgTypes[163]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9167,7 +9554,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[157]
+	mi := &file_bedplate_v1_api_proto_msgTypes[163]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9180,7 +9567,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{157}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{163}
 }
 
 func (x *ListEventsRequest) GetPageSize() int32 {
@@ -9221,7 +9608,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[158]
+	mi := &file_bedplate_v1_api_proto_msgTypes[164]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9233,7 +9620,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[158]
+	mi := &file_bedplate_v1_api_proto_msgTypes[164]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9246,7 +9633,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{158}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{164}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -9273,7 +9660,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[159]
+	mi := &file_bedplate_v1_api_proto_msgTypes[165]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9285,7 +9672,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[159]
+	mi := &file_bedplate_v1_api_proto_msgTypes[165]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9298,7 +9685,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{159}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{165}
 }
 
 func (x *WatchEventsRequest) GetSubjectKind() string {
@@ -9324,7 +9711,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[160]
+	mi := &file_bedplate_v1_api_proto_msgTypes[166]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9336,7 +9723,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[160]
+	mi := &file_bedplate_v1_api_proto_msgTypes[166]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9349,7 +9736,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{160}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{166}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -9367,7 +9754,7 @@ type GetServerInfoRequest struct {
 
 func (x *GetServerInfoRequest) Reset() {
 	*x = GetServerInfoRequest{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[161]
+	mi := &file_bedplate_v1_api_proto_msgTypes[167]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9379,7 +9766,7 @@ func (x *GetServerInfoRequest) String() string {
 func (*GetServerInfoRequest) ProtoMessage() {}
 
 func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[161]
+	mi := &file_bedplate_v1_api_proto_msgTypes[167]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9392,7 +9779,7 @@ func (x *GetServerInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoRequest.ProtoReflect.Descriptor instead.
 func (*GetServerInfoRequest) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{161}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{167}
 }
 
 type GetServerInfoResponse struct {
@@ -9408,7 +9795,7 @@ type GetServerInfoResponse struct {
 
 func (x *GetServerInfoResponse) Reset() {
 	*x = GetServerInfoResponse{}
-	mi := &file_bedplate_v1_api_proto_msgTypes[162]
+	mi := &file_bedplate_v1_api_proto_msgTypes[168]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -9420,7 +9807,7 @@ func (x *GetServerInfoResponse) String() string {
 func (*GetServerInfoResponse) ProtoMessage() {}
 
 func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_api_proto_msgTypes[162]
+	mi := &file_bedplate_v1_api_proto_msgTypes[168]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -9433,7 +9820,7 @@ func (x *GetServerInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetServerInfoResponse.ProtoReflect.Descriptor instead.
 func (*GetServerInfoResponse) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{162}
+	return file_bedplate_v1_api_proto_rawDescGZIP(), []int{168}
 }
 
 func (x *GetServerInfoResponse) GetVersion() string {
@@ -9676,7 +10063,40 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\x15WatchNetworksResponse\x12+\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x17.bedplate.v1.ChangeTypeR\x04type\x12.\n" +
 	"\anetwork\x18\x02 \x01(\v2\x14.bedplate.v1.NetworkR\anetwork\x12)\n" +
-	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"%\n" +
+	"\x10resource_version\x18\x03 \x01(\x03R\x0fresourceVersion\"n\n" +
+	"\x12ImportImageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03oci\x18\x02 \x01(\tR\x03oci\x12\x16\n" +
+	"\x06secret\x18\x03 \x01(\tR\x06secret\x12\x1a\n" +
+	"\binsecure\x18\x04 \x01(\bR\binsecure\"\xe1\x01\n" +
+	"\x13ImportImageResponse\x12%\n" +
+	"\x0ereceived_bytes\x18\x01 \x01(\x03R\rreceivedBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"data_bytes\x18\x03 \x01(\x03R\tdataBytes\x12!\n" +
+	"\fstored_bytes\x18\x04 \x01(\x03R\vstoredBytes\x12(\n" +
+	"\x05image\x18\x05 \x01(\v2\x12.bedplate.v1.ImageR\x05image\x12\x16\n" +
+	"\x06pinned\x18\x06 \x01(\tR\x06pinned\"(\n" +
+	"\x12VerifyImageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x83\x01\n" +
+	"\x13VerifyImageResponse\x12\x1f\n" +
+	"\vchunks_done\x18\x01 \x01(\x03R\n" +
+	"chunksDone\x12!\n" +
+	"\fchunks_total\x18\x02 \x01(\x03R\vchunksTotal\x12(\n" +
+	"\x05image\x18\x03 \x01(\v2\x12.bedplate.v1.ImageR\x05image\"&\n" +
+	"\x12PruneImagesRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\"\xad\x01\n" +
+	"\x13PruneImagesResponse\x12\x1f\n" +
+	"\vfreed_bytes\x18\x01 \x01(\x03R\n" +
+	"freedBytes\x12\x1d\n" +
+	"\n" +
+	"kept_bytes\x18\x02 \x01(\x03R\tkeptBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x03 \x01(\x03R\tusedBytes\x12\x1f\n" +
+	"\vlimit_bytes\x18\x04 \x01(\x03R\n" +
+	"limitBytes\x12\x16\n" +
+	"\x06chunks\x18\x05 \x01(\x03R\x06chunks\"%\n" +
 	"\x0fGetImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"v\n" +
 	"\x11ListImagesRequest\x12\x1b\n" +
@@ -10111,7 +10531,7 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\rCreateNetwork\x12!.bedplate.v1.CreateNetworkRequest\x1a\x14.bedplate.v1.Network\"\x1d\x82\xd3\xe4\x93\x02\x17:\anetwork\"\f/v1/networks\x12\x7f\n" +
 	"\rUpdateNetwork\x12!.bedplate.v1.UpdateNetworkRequest\x1a\x14.bedplate.v1.Network\"5\x82\xd3\xe4\x93\x02/:\anetwork\x1a$/v1/networks/{network.metadata.name}\x12g\n" +
 	"\rDeleteNetwork\x12!.bedplate.v1.DeleteNetworkRequest\x1a\x16.google.protobuf.Empty\"\x1b\x82\xd3\xe4\x93\x02\x15*\x13/v1/networks/{name}\x12t\n" +
-	"\rWatchNetworks\x12!.bedplate.v1.WatchNetworksRequest\x1a\".bedplate.v1.WatchNetworksResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/networks:watch0\x012\xc3\x05\n" +
+	"\rWatchNetworks\x12!.bedplate.v1.WatchNetworksRequest\x1a\".bedplate.v1.WatchNetworksResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/networks:watch0\x012\xa4\b\n" +
 	"\fImageService\x12W\n" +
 	"\bGetImage\x12\x1c.bedplate.v1.GetImageRequest\x1a\x12.bedplate.v1.Image\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/images/{name}\x12a\n" +
 	"\n" +
@@ -10122,7 +10542,10 @@ const file_bedplate_v1_api_proto_rawDesc = "" +
 	"\vUpdateImage\x12\x1f.bedplate.v1.UpdateImageRequest\x1a\x12.bedplate.v1.Image\"/\x82\xd3\xe4\x93\x02):\x05image\x1a /v1/images/{image.metadata.name}\x12a\n" +
 	"\vDeleteImage\x12\x1f.bedplate.v1.DeleteImageRequest\x1a\x16.google.protobuf.Empty\"\x19\x82\xd3\xe4\x93\x02\x13*\x11/v1/images/{name}\x12l\n" +
 	"\vWatchImages\x12\x1f.bedplate.v1.WatchImagesRequest\x1a .bedplate.v1.WatchImagesResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/images:watch0\x01\x12R\n" +
-	"\vUploadImage\x12\x1f.bedplate.v1.UploadImageRequest\x1a .bedplate.v1.UploadImageResponse(\x012\xc1\x05\n" +
+	"\vUploadImage\x12\x1f.bedplate.v1.UploadImageRequest\x1a .bedplate.v1.UploadImageResponse(\x01\x12w\n" +
+	"\vImportImage\x12\x1f.bedplate.v1.ImportImageRequest\x1a .bedplate.v1.ImportImageResponse\"#\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/v1/images/{name}:import0\x01\x12w\n" +
+	"\vVerifyImage\x12\x1f.bedplate.v1.VerifyImageRequest\x1a .bedplate.v1.VerifyImageResponse\"#\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/v1/images/{name}:verify0\x01\x12m\n" +
+	"\vPruneImages\x12\x1f.bedplate.v1.PruneImagesRequest\x1a .bedplate.v1.PruneImagesResponse\"\x1b\x82\xd3\xe4\x93\x02\x15:\x01*\"\x10/v1/images:prune2\xc1\x05\n" +
 	"\x0fTemplateService\x12c\n" +
 	"\vGetTemplate\x12\x1f.bedplate.v1.GetTemplateRequest\x1a\x15.bedplate.v1.Template\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/templates/{name}\x12m\n" +
 	"\rListTemplates\x12!.bedplate.v1.ListTemplatesRequest\x1a\".bedplate.v1.ListTemplatesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/templates\x12l\n" +
@@ -10233,7 +10656,7 @@ func file_bedplate_v1_api_proto_rawDescGZIP() []byte {
 	return file_bedplate_v1_api_proto_rawDescData
 }
 
-var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 163)
+var file_bedplate_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 169)
 var file_bedplate_v1_api_proto_goTypes = []any{
 	(*ListMachineInventoriesRequest)(nil),  // 0: bedplate.v1.ListMachineInventoriesRequest
 	(*ListMachineInventoriesResponse)(nil), // 1: bedplate.v1.ListMachineInventoriesResponse
@@ -10293,462 +10716,476 @@ var file_bedplate_v1_api_proto_goTypes = []any{
 	(*DeleteNetworkRequest)(nil),           // 55: bedplate.v1.DeleteNetworkRequest
 	(*WatchNetworksRequest)(nil),           // 56: bedplate.v1.WatchNetworksRequest
 	(*WatchNetworksResponse)(nil),          // 57: bedplate.v1.WatchNetworksResponse
-	(*GetImageRequest)(nil),                // 58: bedplate.v1.GetImageRequest
-	(*ListImagesRequest)(nil),              // 59: bedplate.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),             // 60: bedplate.v1.ListImagesResponse
-	(*CreateImageRequest)(nil),             // 61: bedplate.v1.CreateImageRequest
-	(*UpdateImageRequest)(nil),             // 62: bedplate.v1.UpdateImageRequest
-	(*DeleteImageRequest)(nil),             // 63: bedplate.v1.DeleteImageRequest
-	(*WatchImagesRequest)(nil),             // 64: bedplate.v1.WatchImagesRequest
-	(*WatchImagesResponse)(nil),            // 65: bedplate.v1.WatchImagesResponse
-	(*UploadImageRequest)(nil),             // 66: bedplate.v1.UploadImageRequest
-	(*UploadImageHeader)(nil),              // 67: bedplate.v1.UploadImageHeader
-	(*UploadImageResponse)(nil),            // 68: bedplate.v1.UploadImageResponse
-	(*GetTemplateRequest)(nil),             // 69: bedplate.v1.GetTemplateRequest
-	(*ListTemplatesRequest)(nil),           // 70: bedplate.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),          // 71: bedplate.v1.ListTemplatesResponse
-	(*CreateTemplateRequest)(nil),          // 72: bedplate.v1.CreateTemplateRequest
-	(*UpdateTemplateRequest)(nil),          // 73: bedplate.v1.UpdateTemplateRequest
-	(*DeleteTemplateRequest)(nil),          // 74: bedplate.v1.DeleteTemplateRequest
-	(*WatchTemplatesRequest)(nil),          // 75: bedplate.v1.WatchTemplatesRequest
-	(*WatchTemplatesResponse)(nil),         // 76: bedplate.v1.WatchTemplatesResponse
-	(*GetWorkflowRequest)(nil),             // 77: bedplate.v1.GetWorkflowRequest
-	(*ListWorkflowsRequest)(nil),           // 78: bedplate.v1.ListWorkflowsRequest
-	(*ListWorkflowsResponse)(nil),          // 79: bedplate.v1.ListWorkflowsResponse
-	(*CreateWorkflowRequest)(nil),          // 80: bedplate.v1.CreateWorkflowRequest
-	(*UpdateWorkflowRequest)(nil),          // 81: bedplate.v1.UpdateWorkflowRequest
-	(*DeleteWorkflowRequest)(nil),          // 82: bedplate.v1.DeleteWorkflowRequest
-	(*WatchWorkflowsRequest)(nil),          // 83: bedplate.v1.WatchWorkflowsRequest
-	(*WatchWorkflowsResponse)(nil),         // 84: bedplate.v1.WatchWorkflowsResponse
-	(*FollowWorkflowRequest)(nil),          // 85: bedplate.v1.FollowWorkflowRequest
-	(*FollowWorkflowResponse)(nil),         // 86: bedplate.v1.FollowWorkflowResponse
-	(*StepProgress)(nil),                   // 87: bedplate.v1.StepProgress
-	(*CancelWorkflowRequest)(nil),          // 88: bedplate.v1.CancelWorkflowRequest
-	(*RetryWorkflowRequest)(nil),           // 89: bedplate.v1.RetryWorkflowRequest
-	(*ApproveWorkflowRequest)(nil),         // 90: bedplate.v1.ApproveWorkflowRequest
-	(*ReinstallInstanceRequest)(nil),       // 91: bedplate.v1.ReinstallInstanceRequest
-	(*GetInstanceRequest)(nil),             // 92: bedplate.v1.GetInstanceRequest
-	(*ListInstancesRequest)(nil),           // 93: bedplate.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),          // 94: bedplate.v1.ListInstancesResponse
-	(*CreateInstanceRequest)(nil),          // 95: bedplate.v1.CreateInstanceRequest
-	(*UpdateInstanceRequest)(nil),          // 96: bedplate.v1.UpdateInstanceRequest
-	(*DeleteInstanceRequest)(nil),          // 97: bedplate.v1.DeleteInstanceRequest
-	(*WatchInstancesRequest)(nil),          // 98: bedplate.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),         // 99: bedplate.v1.WatchInstancesResponse
-	(*GetTokenRequest)(nil),                // 100: bedplate.v1.GetTokenRequest
-	(*ListTokensRequest)(nil),              // 101: bedplate.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),             // 102: bedplate.v1.ListTokensResponse
-	(*CreateTokenRequest)(nil),             // 103: bedplate.v1.CreateTokenRequest
-	(*UpdateTokenRequest)(nil),             // 104: bedplate.v1.UpdateTokenRequest
-	(*DeleteTokenRequest)(nil),             // 105: bedplate.v1.DeleteTokenRequest
-	(*WatchTokensRequest)(nil),             // 106: bedplate.v1.WatchTokensRequest
-	(*WatchTokensResponse)(nil),            // 107: bedplate.v1.WatchTokensResponse
-	(*GetSecretRequest)(nil),               // 108: bedplate.v1.GetSecretRequest
-	(*ListSecretsRequest)(nil),             // 109: bedplate.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),            // 110: bedplate.v1.ListSecretsResponse
-	(*CreateSecretRequest)(nil),            // 111: bedplate.v1.CreateSecretRequest
-	(*UpdateSecretRequest)(nil),            // 112: bedplate.v1.UpdateSecretRequest
-	(*DeleteSecretRequest)(nil),            // 113: bedplate.v1.DeleteSecretRequest
-	(*WatchSecretsRequest)(nil),            // 114: bedplate.v1.WatchSecretsRequest
-	(*WatchSecretsResponse)(nil),           // 115: bedplate.v1.WatchSecretsResponse
-	(*CreateTokenResponse)(nil),            // 116: bedplate.v1.CreateTokenResponse
-	(*GetPoolRequest)(nil),                 // 117: bedplate.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),               // 118: bedplate.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),              // 119: bedplate.v1.ListPoolsResponse
-	(*CreatePoolRequest)(nil),              // 120: bedplate.v1.CreatePoolRequest
-	(*UpdatePoolRequest)(nil),              // 121: bedplate.v1.UpdatePoolRequest
-	(*DeletePoolRequest)(nil),              // 122: bedplate.v1.DeletePoolRequest
-	(*WatchPoolsRequest)(nil),              // 123: bedplate.v1.WatchPoolsRequest
-	(*WatchPoolsResponse)(nil),             // 124: bedplate.v1.WatchPoolsResponse
-	(*GetStackRequest)(nil),                // 125: bedplate.v1.GetStackRequest
-	(*ListStacksRequest)(nil),              // 126: bedplate.v1.ListStacksRequest
-	(*ListStacksResponse)(nil),             // 127: bedplate.v1.ListStacksResponse
-	(*CreateStackRequest)(nil),             // 128: bedplate.v1.CreateStackRequest
-	(*UpdateStackRequest)(nil),             // 129: bedplate.v1.UpdateStackRequest
-	(*DeleteStackRequest)(nil),             // 130: bedplate.v1.DeleteStackRequest
-	(*WatchStacksRequest)(nil),             // 131: bedplate.v1.WatchStacksRequest
-	(*WatchStacksResponse)(nil),            // 132: bedplate.v1.WatchStacksResponse
-	(*PlanStackRequest)(nil),               // 133: bedplate.v1.PlanStackRequest
-	(*PlanStackResponse)(nil),              // 134: bedplate.v1.PlanStackResponse
-	(*StackLayerPlan)(nil),                 // 135: bedplate.v1.StackLayerPlan
-	(*StackObjectPlan)(nil),                // 136: bedplate.v1.StackObjectPlan
-	(*RetryStackRequest)(nil),              // 137: bedplate.v1.RetryStackRequest
-	(*PutStackContentRequest)(nil),         // 138: bedplate.v1.PutStackContentRequest
-	(*PutStackContentResponse)(nil),        // 139: bedplate.v1.PutStackContentResponse
-	(*GetRuleRequest)(nil),                 // 140: bedplate.v1.GetRuleRequest
-	(*ListRulesRequest)(nil),               // 141: bedplate.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),              // 142: bedplate.v1.ListRulesResponse
-	(*CreateRuleRequest)(nil),              // 143: bedplate.v1.CreateRuleRequest
-	(*UpdateRuleRequest)(nil),              // 144: bedplate.v1.UpdateRuleRequest
-	(*DeleteRuleRequest)(nil),              // 145: bedplate.v1.DeleteRuleRequest
-	(*WatchRulesRequest)(nil),              // 146: bedplate.v1.WatchRulesRequest
-	(*WatchRulesResponse)(nil),             // 147: bedplate.v1.WatchRulesResponse
-	(*GetJobRequest)(nil),                  // 148: bedplate.v1.GetJobRequest
-	(*ListJobsRequest)(nil),                // 149: bedplate.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),               // 150: bedplate.v1.ListJobsResponse
-	(*CreateJobRequest)(nil),               // 151: bedplate.v1.CreateJobRequest
-	(*UpdateJobRequest)(nil),               // 152: bedplate.v1.UpdateJobRequest
-	(*DeleteJobRequest)(nil),               // 153: bedplate.v1.DeleteJobRequest
-	(*WatchJobsRequest)(nil),               // 154: bedplate.v1.WatchJobsRequest
-	(*WatchJobsResponse)(nil),              // 155: bedplate.v1.WatchJobsResponse
-	(*CancelJobRequest)(nil),               // 156: bedplate.v1.CancelJobRequest
-	(*ListEventsRequest)(nil),              // 157: bedplate.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),             // 158: bedplate.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),             // 159: bedplate.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),            // 160: bedplate.v1.WatchEventsResponse
-	(*GetServerInfoRequest)(nil),           // 161: bedplate.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil),          // 162: bedplate.v1.GetServerInfoResponse
-	(*InventoryRecord)(nil),                // 163: bedplate.v1.InventoryRecord
-	(*Difference)(nil),                     // 164: bedplate.v1.Difference
-	(*TestRun)(nil),                        // 165: bedplate.v1.TestRun
-	(*durationpb.Duration)(nil),            // 166: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 167: google.protobuf.Timestamp
-	(*Machine)(nil),                        // 168: bedplate.v1.Machine
-	(ChangeType)(0),                        // 169: bedplate.v1.ChangeType
-	(*Sighting)(nil),                       // 170: bedplate.v1.Sighting
-	(*Phase)(nil),                          // 171: bedplate.v1.Phase
-	(*BMCStatus)(nil),                      // 172: bedplate.v1.BMCStatus
-	(*Sensor)(nil),                         // 173: bedplate.v1.Sensor
-	(*BMCLogEntry)(nil),                    // 174: bedplate.v1.BMCLogEntry
-	(*FirmwareComponent)(nil),              // 175: bedplate.v1.FirmwareComponent
-	(*BIOSSetting)(nil),                    // 176: bedplate.v1.BIOSSetting
-	(*BMCUser)(nil),                        // 177: bedplate.v1.BMCUser
-	(*FoundBMC)(nil),                       // 178: bedplate.v1.FoundBMC
-	(*Network)(nil),                        // 179: bedplate.v1.Network
-	(*Image)(nil),                          // 180: bedplate.v1.Image
-	(*Template)(nil),                       // 181: bedplate.v1.Template
-	(*Workflow)(nil),                       // 182: bedplate.v1.Workflow
-	(*LogLine)(nil),                        // 183: bedplate.v1.LogLine
-	(*Progress)(nil),                       // 184: bedplate.v1.Progress
-	(*Instance)(nil),                       // 185: bedplate.v1.Instance
-	(*Token)(nil),                          // 186: bedplate.v1.Token
-	(*Secret)(nil),                         // 187: bedplate.v1.Secret
-	(*Pool)(nil),                           // 188: bedplate.v1.Pool
-	(*Stack)(nil),                          // 189: bedplate.v1.Stack
-	(*Rule)(nil),                           // 190: bedplate.v1.Rule
-	(*Job)(nil),                            // 191: bedplate.v1.Job
-	(*Event)(nil),                          // 192: bedplate.v1.Event
-	(Role)(0),                              // 193: bedplate.v1.Role
-	(*emptypb.Empty)(nil),                  // 194: google.protobuf.Empty
+	(*ImportImageRequest)(nil),             // 58: bedplate.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),            // 59: bedplate.v1.ImportImageResponse
+	(*VerifyImageRequest)(nil),             // 60: bedplate.v1.VerifyImageRequest
+	(*VerifyImageResponse)(nil),            // 61: bedplate.v1.VerifyImageResponse
+	(*PruneImagesRequest)(nil),             // 62: bedplate.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),            // 63: bedplate.v1.PruneImagesResponse
+	(*GetImageRequest)(nil),                // 64: bedplate.v1.GetImageRequest
+	(*ListImagesRequest)(nil),              // 65: bedplate.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),             // 66: bedplate.v1.ListImagesResponse
+	(*CreateImageRequest)(nil),             // 67: bedplate.v1.CreateImageRequest
+	(*UpdateImageRequest)(nil),             // 68: bedplate.v1.UpdateImageRequest
+	(*DeleteImageRequest)(nil),             // 69: bedplate.v1.DeleteImageRequest
+	(*WatchImagesRequest)(nil),             // 70: bedplate.v1.WatchImagesRequest
+	(*WatchImagesResponse)(nil),            // 71: bedplate.v1.WatchImagesResponse
+	(*UploadImageRequest)(nil),             // 72: bedplate.v1.UploadImageRequest
+	(*UploadImageHeader)(nil),              // 73: bedplate.v1.UploadImageHeader
+	(*UploadImageResponse)(nil),            // 74: bedplate.v1.UploadImageResponse
+	(*GetTemplateRequest)(nil),             // 75: bedplate.v1.GetTemplateRequest
+	(*ListTemplatesRequest)(nil),           // 76: bedplate.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),          // 77: bedplate.v1.ListTemplatesResponse
+	(*CreateTemplateRequest)(nil),          // 78: bedplate.v1.CreateTemplateRequest
+	(*UpdateTemplateRequest)(nil),          // 79: bedplate.v1.UpdateTemplateRequest
+	(*DeleteTemplateRequest)(nil),          // 80: bedplate.v1.DeleteTemplateRequest
+	(*WatchTemplatesRequest)(nil),          // 81: bedplate.v1.WatchTemplatesRequest
+	(*WatchTemplatesResponse)(nil),         // 82: bedplate.v1.WatchTemplatesResponse
+	(*GetWorkflowRequest)(nil),             // 83: bedplate.v1.GetWorkflowRequest
+	(*ListWorkflowsRequest)(nil),           // 84: bedplate.v1.ListWorkflowsRequest
+	(*ListWorkflowsResponse)(nil),          // 85: bedplate.v1.ListWorkflowsResponse
+	(*CreateWorkflowRequest)(nil),          // 86: bedplate.v1.CreateWorkflowRequest
+	(*UpdateWorkflowRequest)(nil),          // 87: bedplate.v1.UpdateWorkflowRequest
+	(*DeleteWorkflowRequest)(nil),          // 88: bedplate.v1.DeleteWorkflowRequest
+	(*WatchWorkflowsRequest)(nil),          // 89: bedplate.v1.WatchWorkflowsRequest
+	(*WatchWorkflowsResponse)(nil),         // 90: bedplate.v1.WatchWorkflowsResponse
+	(*FollowWorkflowRequest)(nil),          // 91: bedplate.v1.FollowWorkflowRequest
+	(*FollowWorkflowResponse)(nil),         // 92: bedplate.v1.FollowWorkflowResponse
+	(*StepProgress)(nil),                   // 93: bedplate.v1.StepProgress
+	(*CancelWorkflowRequest)(nil),          // 94: bedplate.v1.CancelWorkflowRequest
+	(*RetryWorkflowRequest)(nil),           // 95: bedplate.v1.RetryWorkflowRequest
+	(*ApproveWorkflowRequest)(nil),         // 96: bedplate.v1.ApproveWorkflowRequest
+	(*ReinstallInstanceRequest)(nil),       // 97: bedplate.v1.ReinstallInstanceRequest
+	(*GetInstanceRequest)(nil),             // 98: bedplate.v1.GetInstanceRequest
+	(*ListInstancesRequest)(nil),           // 99: bedplate.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),          // 100: bedplate.v1.ListInstancesResponse
+	(*CreateInstanceRequest)(nil),          // 101: bedplate.v1.CreateInstanceRequest
+	(*UpdateInstanceRequest)(nil),          // 102: bedplate.v1.UpdateInstanceRequest
+	(*DeleteInstanceRequest)(nil),          // 103: bedplate.v1.DeleteInstanceRequest
+	(*WatchInstancesRequest)(nil),          // 104: bedplate.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),         // 105: bedplate.v1.WatchInstancesResponse
+	(*GetTokenRequest)(nil),                // 106: bedplate.v1.GetTokenRequest
+	(*ListTokensRequest)(nil),              // 107: bedplate.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),             // 108: bedplate.v1.ListTokensResponse
+	(*CreateTokenRequest)(nil),             // 109: bedplate.v1.CreateTokenRequest
+	(*UpdateTokenRequest)(nil),             // 110: bedplate.v1.UpdateTokenRequest
+	(*DeleteTokenRequest)(nil),             // 111: bedplate.v1.DeleteTokenRequest
+	(*WatchTokensRequest)(nil),             // 112: bedplate.v1.WatchTokensRequest
+	(*WatchTokensResponse)(nil),            // 113: bedplate.v1.WatchTokensResponse
+	(*GetSecretRequest)(nil),               // 114: bedplate.v1.GetSecretRequest
+	(*ListSecretsRequest)(nil),             // 115: bedplate.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),            // 116: bedplate.v1.ListSecretsResponse
+	(*CreateSecretRequest)(nil),            // 117: bedplate.v1.CreateSecretRequest
+	(*UpdateSecretRequest)(nil),            // 118: bedplate.v1.UpdateSecretRequest
+	(*DeleteSecretRequest)(nil),            // 119: bedplate.v1.DeleteSecretRequest
+	(*WatchSecretsRequest)(nil),            // 120: bedplate.v1.WatchSecretsRequest
+	(*WatchSecretsResponse)(nil),           // 121: bedplate.v1.WatchSecretsResponse
+	(*CreateTokenResponse)(nil),            // 122: bedplate.v1.CreateTokenResponse
+	(*GetPoolRequest)(nil),                 // 123: bedplate.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),               // 124: bedplate.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),              // 125: bedplate.v1.ListPoolsResponse
+	(*CreatePoolRequest)(nil),              // 126: bedplate.v1.CreatePoolRequest
+	(*UpdatePoolRequest)(nil),              // 127: bedplate.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),              // 128: bedplate.v1.DeletePoolRequest
+	(*WatchPoolsRequest)(nil),              // 129: bedplate.v1.WatchPoolsRequest
+	(*WatchPoolsResponse)(nil),             // 130: bedplate.v1.WatchPoolsResponse
+	(*GetStackRequest)(nil),                // 131: bedplate.v1.GetStackRequest
+	(*ListStacksRequest)(nil),              // 132: bedplate.v1.ListStacksRequest
+	(*ListStacksResponse)(nil),             // 133: bedplate.v1.ListStacksResponse
+	(*CreateStackRequest)(nil),             // 134: bedplate.v1.CreateStackRequest
+	(*UpdateStackRequest)(nil),             // 135: bedplate.v1.UpdateStackRequest
+	(*DeleteStackRequest)(nil),             // 136: bedplate.v1.DeleteStackRequest
+	(*WatchStacksRequest)(nil),             // 137: bedplate.v1.WatchStacksRequest
+	(*WatchStacksResponse)(nil),            // 138: bedplate.v1.WatchStacksResponse
+	(*PlanStackRequest)(nil),               // 139: bedplate.v1.PlanStackRequest
+	(*PlanStackResponse)(nil),              // 140: bedplate.v1.PlanStackResponse
+	(*StackLayerPlan)(nil),                 // 141: bedplate.v1.StackLayerPlan
+	(*StackObjectPlan)(nil),                // 142: bedplate.v1.StackObjectPlan
+	(*RetryStackRequest)(nil),              // 143: bedplate.v1.RetryStackRequest
+	(*PutStackContentRequest)(nil),         // 144: bedplate.v1.PutStackContentRequest
+	(*PutStackContentResponse)(nil),        // 145: bedplate.v1.PutStackContentResponse
+	(*GetRuleRequest)(nil),                 // 146: bedplate.v1.GetRuleRequest
+	(*ListRulesRequest)(nil),               // 147: bedplate.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),              // 148: bedplate.v1.ListRulesResponse
+	(*CreateRuleRequest)(nil),              // 149: bedplate.v1.CreateRuleRequest
+	(*UpdateRuleRequest)(nil),              // 150: bedplate.v1.UpdateRuleRequest
+	(*DeleteRuleRequest)(nil),              // 151: bedplate.v1.DeleteRuleRequest
+	(*WatchRulesRequest)(nil),              // 152: bedplate.v1.WatchRulesRequest
+	(*WatchRulesResponse)(nil),             // 153: bedplate.v1.WatchRulesResponse
+	(*GetJobRequest)(nil),                  // 154: bedplate.v1.GetJobRequest
+	(*ListJobsRequest)(nil),                // 155: bedplate.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),               // 156: bedplate.v1.ListJobsResponse
+	(*CreateJobRequest)(nil),               // 157: bedplate.v1.CreateJobRequest
+	(*UpdateJobRequest)(nil),               // 158: bedplate.v1.UpdateJobRequest
+	(*DeleteJobRequest)(nil),               // 159: bedplate.v1.DeleteJobRequest
+	(*WatchJobsRequest)(nil),               // 160: bedplate.v1.WatchJobsRequest
+	(*WatchJobsResponse)(nil),              // 161: bedplate.v1.WatchJobsResponse
+	(*CancelJobRequest)(nil),               // 162: bedplate.v1.CancelJobRequest
+	(*ListEventsRequest)(nil),              // 163: bedplate.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),             // 164: bedplate.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),             // 165: bedplate.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),            // 166: bedplate.v1.WatchEventsResponse
+	(*GetServerInfoRequest)(nil),           // 167: bedplate.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil),          // 168: bedplate.v1.GetServerInfoResponse
+	(*InventoryRecord)(nil),                // 169: bedplate.v1.InventoryRecord
+	(*Difference)(nil),                     // 170: bedplate.v1.Difference
+	(*TestRun)(nil),                        // 171: bedplate.v1.TestRun
+	(*durationpb.Duration)(nil),            // 172: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 173: google.protobuf.Timestamp
+	(*Machine)(nil),                        // 174: bedplate.v1.Machine
+	(ChangeType)(0),                        // 175: bedplate.v1.ChangeType
+	(*Sighting)(nil),                       // 176: bedplate.v1.Sighting
+	(*Phase)(nil),                          // 177: bedplate.v1.Phase
+	(*BMCStatus)(nil),                      // 178: bedplate.v1.BMCStatus
+	(*Sensor)(nil),                         // 179: bedplate.v1.Sensor
+	(*BMCLogEntry)(nil),                    // 180: bedplate.v1.BMCLogEntry
+	(*FirmwareComponent)(nil),              // 181: bedplate.v1.FirmwareComponent
+	(*BIOSSetting)(nil),                    // 182: bedplate.v1.BIOSSetting
+	(*BMCUser)(nil),                        // 183: bedplate.v1.BMCUser
+	(*FoundBMC)(nil),                       // 184: bedplate.v1.FoundBMC
+	(*Network)(nil),                        // 185: bedplate.v1.Network
+	(*Image)(nil),                          // 186: bedplate.v1.Image
+	(*Template)(nil),                       // 187: bedplate.v1.Template
+	(*Workflow)(nil),                       // 188: bedplate.v1.Workflow
+	(*LogLine)(nil),                        // 189: bedplate.v1.LogLine
+	(*Progress)(nil),                       // 190: bedplate.v1.Progress
+	(*Instance)(nil),                       // 191: bedplate.v1.Instance
+	(*Token)(nil),                          // 192: bedplate.v1.Token
+	(*Secret)(nil),                         // 193: bedplate.v1.Secret
+	(*Pool)(nil),                           // 194: bedplate.v1.Pool
+	(*Stack)(nil),                          // 195: bedplate.v1.Stack
+	(*Rule)(nil),                           // 196: bedplate.v1.Rule
+	(*Job)(nil),                            // 197: bedplate.v1.Job
+	(*Event)(nil),                          // 198: bedplate.v1.Event
+	(Role)(0),                              // 199: bedplate.v1.Role
+	(*emptypb.Empty)(nil),                  // 200: google.protobuf.Empty
 }
 var file_bedplate_v1_api_proto_depIdxs = []int32{
-	163, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
-	163, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
-	163, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
-	164, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
-	165, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
-	166, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
+	169, // 0: bedplate.v1.ListMachineInventoriesResponse.records:type_name -> bedplate.v1.InventoryRecord
+	169, // 1: bedplate.v1.DiffMachineInventoriesResponse.from:type_name -> bedplate.v1.InventoryRecord
+	169, // 2: bedplate.v1.DiffMachineInventoriesResponse.to:type_name -> bedplate.v1.InventoryRecord
+	170, // 3: bedplate.v1.DiffMachineInventoriesResponse.differences:type_name -> bedplate.v1.Difference
+	171, // 4: bedplate.v1.ListMachineTestsResponse.runs:type_name -> bedplate.v1.TestRun
+	172, // 5: bedplate.v1.MakeMachineMediumRequest.validity:type_name -> google.protobuf.Duration
 	8,   // 6: bedplate.v1.MakeMachineMediumResponse.medium:type_name -> bedplate.v1.MachineMedium
-	167, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
-	168, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
-	168, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	168, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
-	169, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
-	168, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
-	168, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
-	167, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
-	167, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
-	170, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
-	168, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
-	170, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
-	171, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
-	172, // 20: bedplate.v1.GetMachineBMCResponse.status:type_name -> bedplate.v1.BMCStatus
-	173, // 21: bedplate.v1.ListMachineSensorsResponse.sensors:type_name -> bedplate.v1.Sensor
-	174, // 22: bedplate.v1.ListMachineEventLogResponse.entries:type_name -> bedplate.v1.BMCLogEntry
-	175, // 23: bedplate.v1.ListMachineFirmwareResponse.components:type_name -> bedplate.v1.FirmwareComponent
-	176, // 24: bedplate.v1.ListMachineBIOSResponse.settings:type_name -> bedplate.v1.BIOSSetting
-	177, // 25: bedplate.v1.ListMachineBMCUsersResponse.users:type_name -> bedplate.v1.BMCUser
-	178, // 26: bedplate.v1.ScanBMCsResponse.found:type_name -> bedplate.v1.FoundBMC
+	173, // 7: bedplate.v1.MachineMedium.expire_time:type_name -> google.protobuf.Timestamp
+	174, // 8: bedplate.v1.ListMachinesResponse.machines:type_name -> bedplate.v1.Machine
+	174, // 9: bedplate.v1.CreateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	174, // 10: bedplate.v1.UpdateMachineRequest.machine:type_name -> bedplate.v1.Machine
+	175, // 11: bedplate.v1.WatchMachinesResponse.type:type_name -> bedplate.v1.ChangeType
+	174, // 12: bedplate.v1.WatchMachinesResponse.machine:type_name -> bedplate.v1.Machine
+	174, // 13: bedplate.v1.ExplainMachineResponse.machine:type_name -> bedplate.v1.Machine
+	173, // 14: bedplate.v1.ExplainMachineResponse.since:type_name -> google.protobuf.Timestamp
+	173, // 15: bedplate.v1.ExplainMachineResponse.deadline:type_name -> google.protobuf.Timestamp
+	176, // 16: bedplate.v1.ExplainMachineResponse.sightings:type_name -> bedplate.v1.Sighting
+	174, // 17: bedplate.v1.FollowMachineResponse.machine:type_name -> bedplate.v1.Machine
+	176, // 18: bedplate.v1.FollowMachineResponse.sighting:type_name -> bedplate.v1.Sighting
+	177, // 19: bedplate.v1.FollowMachineResponse.phase:type_name -> bedplate.v1.Phase
+	178, // 20: bedplate.v1.GetMachineBMCResponse.status:type_name -> bedplate.v1.BMCStatus
+	179, // 21: bedplate.v1.ListMachineSensorsResponse.sensors:type_name -> bedplate.v1.Sensor
+	180, // 22: bedplate.v1.ListMachineEventLogResponse.entries:type_name -> bedplate.v1.BMCLogEntry
+	181, // 23: bedplate.v1.ListMachineFirmwareResponse.components:type_name -> bedplate.v1.FirmwareComponent
+	182, // 24: bedplate.v1.ListMachineBIOSResponse.settings:type_name -> bedplate.v1.BIOSSetting
+	183, // 25: bedplate.v1.ListMachineBMCUsersResponse.users:type_name -> bedplate.v1.BMCUser
+	184, // 26: bedplate.v1.ScanBMCsResponse.found:type_name -> bedplate.v1.FoundBMC
 	40,  // 27: bedplate.v1.ScanBMCsResponse.progress:type_name -> bedplate.v1.ScanProgress
-	167, // 28: bedplate.v1.GetMachineConsoleLogResponse.time:type_name -> google.protobuf.Timestamp
+	173, // 28: bedplate.v1.GetMachineConsoleLogResponse.time:type_name -> google.protobuf.Timestamp
 	46,  // 29: bedplate.v1.AttachMachineConsoleRequest.header:type_name -> bedplate.v1.AttachMachineConsoleHeader
-	171, // 30: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
-	179, // 31: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
-	179, // 32: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
-	179, // 33: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
-	169, // 34: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
-	179, // 35: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
-	180, // 36: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
-	180, // 37: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
-	180, // 38: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
-	169, // 39: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
-	180, // 40: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
-	67,  // 41: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
-	180, // 42: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
-	181, // 43: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
-	181, // 44: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
-	181, // 45: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
-	169, // 46: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
-	181, // 47: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
-	182, // 48: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
-	182, // 49: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	182, // 50: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
-	169, // 51: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
-	182, // 52: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
-	182, // 53: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
-	183, // 54: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
-	87,  // 55: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
-	184, // 56: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
-	185, // 57: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
-	185, // 58: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	185, // 59: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
-	169, // 60: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
-	185, // 61: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
-	186, // 62: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
-	186, // 63: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
-	186, // 64: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
-	169, // 65: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
-	186, // 66: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
-	187, // 67: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
-	187, // 68: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	187, // 69: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
-	169, // 70: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
-	187, // 71: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
-	186, // 72: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
-	188, // 73: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
-	188, // 74: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	188, // 75: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
-	169, // 76: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
-	188, // 77: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
-	189, // 78: bedplate.v1.ListStacksResponse.stacks:type_name -> bedplate.v1.Stack
-	189, // 79: bedplate.v1.CreateStackRequest.stack:type_name -> bedplate.v1.Stack
-	189, // 80: bedplate.v1.UpdateStackRequest.stack:type_name -> bedplate.v1.Stack
-	169, // 81: bedplate.v1.WatchStacksResponse.type:type_name -> bedplate.v1.ChangeType
-	189, // 82: bedplate.v1.WatchStacksResponse.stack:type_name -> bedplate.v1.Stack
-	189, // 83: bedplate.v1.PlanStackRequest.stack:type_name -> bedplate.v1.Stack
-	135, // 84: bedplate.v1.PlanStackResponse.layers:type_name -> bedplate.v1.StackLayerPlan
-	136, // 85: bedplate.v1.StackLayerPlan.objects:type_name -> bedplate.v1.StackObjectPlan
-	190, // 86: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
-	190, // 87: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	190, // 88: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
-	169, // 89: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
-	190, // 90: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
-	191, // 91: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
-	191, // 92: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
-	191, // 93: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
-	169, // 94: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
-	191, // 95: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
-	192, // 96: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
-	192, // 97: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
-	193, // 98: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
-	167, // 99: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	11,  // 100: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
-	12,  // 101: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
-	14,  // 102: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
-	15,  // 103: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
-	16,  // 104: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
-	17,  // 105: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
-	19,  // 106: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
-	48,  // 107: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
-	21,  // 108: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
-	10,  // 109: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
-	0,   // 110: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
-	2,   // 111: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
-	4,   // 112: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
-	6,   // 113: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
-	9,   // 114: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
-	23,  // 115: bedplate.v1.MachineService.GetMachineBMC:input_type -> bedplate.v1.GetMachineBMCRequest
-	25,  // 116: bedplate.v1.MachineService.TrustMachineBMC:input_type -> bedplate.v1.TrustMachineBMCRequest
-	26,  // 117: bedplate.v1.MachineService.ListMachineSensors:input_type -> bedplate.v1.ListMachineSensorsRequest
-	28,  // 118: bedplate.v1.MachineService.ListMachineEventLog:input_type -> bedplate.v1.ListMachineEventLogRequest
-	30,  // 119: bedplate.v1.MachineService.ListMachineFirmware:input_type -> bedplate.v1.ListMachineFirmwareRequest
-	32,  // 120: bedplate.v1.MachineService.ListMachineBIOS:input_type -> bedplate.v1.ListMachineBIOSRequest
-	34,  // 121: bedplate.v1.MachineService.GetMachineSecureBoot:input_type -> bedplate.v1.GetMachineSecureBootRequest
-	36,  // 122: bedplate.v1.MachineService.ListMachineBMCUsers:input_type -> bedplate.v1.ListMachineBMCUsersRequest
-	38,  // 123: bedplate.v1.MachineService.ScanBMCs:input_type -> bedplate.v1.ScanBMCsRequest
-	41,  // 124: bedplate.v1.MachineService.GetMachineConsoleLog:input_type -> bedplate.v1.GetMachineConsoleLogRequest
-	43,  // 125: bedplate.v1.MachineService.WatchMachineConsole:input_type -> bedplate.v1.WatchMachineConsoleRequest
-	45,  // 126: bedplate.v1.MachineService.AttachMachineConsole:input_type -> bedplate.v1.AttachMachineConsoleRequest
-	50,  // 127: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
-	51,  // 128: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
-	53,  // 129: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
-	54,  // 130: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
-	55,  // 131: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
-	56,  // 132: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
-	58,  // 133: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
-	59,  // 134: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
-	61,  // 135: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
-	62,  // 136: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
-	63,  // 137: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
-	64,  // 138: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
-	66,  // 139: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
-	69,  // 140: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
-	70,  // 141: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
-	72,  // 142: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
-	73,  // 143: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
-	74,  // 144: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
-	75,  // 145: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
-	77,  // 146: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
-	78,  // 147: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
-	80,  // 148: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
-	81,  // 149: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
-	82,  // 150: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
-	83,  // 151: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
-	85,  // 152: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
-	88,  // 153: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
-	89,  // 154: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
-	90,  // 155: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
-	92,  // 156: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
-	93,  // 157: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
-	95,  // 158: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
-	96,  // 159: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
-	97,  // 160: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
-	98,  // 161: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
-	91,  // 162: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
-	100, // 163: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
-	101, // 164: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
-	103, // 165: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
-	104, // 166: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
-	105, // 167: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
-	106, // 168: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
-	108, // 169: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
-	109, // 170: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
-	111, // 171: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
-	112, // 172: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
-	113, // 173: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
-	114, // 174: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
-	117, // 175: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
-	118, // 176: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
-	120, // 177: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
-	121, // 178: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
-	122, // 179: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
-	123, // 180: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
-	125, // 181: bedplate.v1.StackService.GetStack:input_type -> bedplate.v1.GetStackRequest
-	126, // 182: bedplate.v1.StackService.ListStacks:input_type -> bedplate.v1.ListStacksRequest
-	128, // 183: bedplate.v1.StackService.CreateStack:input_type -> bedplate.v1.CreateStackRequest
-	129, // 184: bedplate.v1.StackService.UpdateStack:input_type -> bedplate.v1.UpdateStackRequest
-	130, // 185: bedplate.v1.StackService.DeleteStack:input_type -> bedplate.v1.DeleteStackRequest
-	131, // 186: bedplate.v1.StackService.WatchStacks:input_type -> bedplate.v1.WatchStacksRequest
-	133, // 187: bedplate.v1.StackService.PlanStack:input_type -> bedplate.v1.PlanStackRequest
-	137, // 188: bedplate.v1.StackService.RetryStack:input_type -> bedplate.v1.RetryStackRequest
-	138, // 189: bedplate.v1.StackService.PutStackContent:input_type -> bedplate.v1.PutStackContentRequest
-	140, // 190: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
-	141, // 191: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
-	143, // 192: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
-	144, // 193: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
-	145, // 194: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
-	146, // 195: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
-	148, // 196: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
-	149, // 197: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
-	151, // 198: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
-	152, // 199: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
-	153, // 200: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
-	154, // 201: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
-	156, // 202: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
-	157, // 203: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
-	159, // 204: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
-	161, // 205: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
-	168, // 206: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
-	13,  // 207: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
-	168, // 208: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
-	168, // 209: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
-	194, // 210: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
-	18,  // 211: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
-	20,  // 212: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
-	49,  // 213: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
-	22,  // 214: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
-	168, // 215: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
-	1,   // 216: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
-	3,   // 217: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
-	5,   // 218: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
-	7,   // 219: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
-	194, // 220: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
-	24,  // 221: bedplate.v1.MachineService.GetMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
-	24,  // 222: bedplate.v1.MachineService.TrustMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
-	27,  // 223: bedplate.v1.MachineService.ListMachineSensors:output_type -> bedplate.v1.ListMachineSensorsResponse
-	29,  // 224: bedplate.v1.MachineService.ListMachineEventLog:output_type -> bedplate.v1.ListMachineEventLogResponse
-	31,  // 225: bedplate.v1.MachineService.ListMachineFirmware:output_type -> bedplate.v1.ListMachineFirmwareResponse
-	33,  // 226: bedplate.v1.MachineService.ListMachineBIOS:output_type -> bedplate.v1.ListMachineBIOSResponse
-	35,  // 227: bedplate.v1.MachineService.GetMachineSecureBoot:output_type -> bedplate.v1.GetMachineSecureBootResponse
-	37,  // 228: bedplate.v1.MachineService.ListMachineBMCUsers:output_type -> bedplate.v1.ListMachineBMCUsersResponse
-	39,  // 229: bedplate.v1.MachineService.ScanBMCs:output_type -> bedplate.v1.ScanBMCsResponse
-	42,  // 230: bedplate.v1.MachineService.GetMachineConsoleLog:output_type -> bedplate.v1.GetMachineConsoleLogResponse
-	44,  // 231: bedplate.v1.MachineService.WatchMachineConsole:output_type -> bedplate.v1.WatchMachineConsoleResponse
-	47,  // 232: bedplate.v1.MachineService.AttachMachineConsole:output_type -> bedplate.v1.AttachMachineConsoleResponse
-	179, // 233: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
-	52,  // 234: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
-	179, // 235: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
-	179, // 236: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
-	194, // 237: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
-	57,  // 238: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
-	180, // 239: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
-	60,  // 240: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
-	180, // 241: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
-	180, // 242: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
-	194, // 243: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
-	65,  // 244: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
-	68,  // 245: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
-	181, // 246: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
-	71,  // 247: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
-	181, // 248: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
-	181, // 249: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
-	194, // 250: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
-	76,  // 251: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
-	182, // 252: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
-	79,  // 253: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
-	182, // 254: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
-	182, // 255: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
-	194, // 256: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
-	84,  // 257: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
-	86,  // 258: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
-	182, // 259: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
-	182, // 260: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
-	182, // 261: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
-	185, // 262: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
-	94,  // 263: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
-	185, // 264: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
-	185, // 265: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
-	194, // 266: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
-	99,  // 267: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
-	185, // 268: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
-	186, // 269: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
-	102, // 270: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
-	116, // 271: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
-	186, // 272: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
-	194, // 273: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
-	107, // 274: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
-	187, // 275: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
-	110, // 276: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
-	187, // 277: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
-	187, // 278: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
-	194, // 279: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
-	115, // 280: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
-	188, // 281: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
-	119, // 282: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
-	188, // 283: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
-	188, // 284: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
-	194, // 285: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
-	124, // 286: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
-	189, // 287: bedplate.v1.StackService.GetStack:output_type -> bedplate.v1.Stack
-	127, // 288: bedplate.v1.StackService.ListStacks:output_type -> bedplate.v1.ListStacksResponse
-	189, // 289: bedplate.v1.StackService.CreateStack:output_type -> bedplate.v1.Stack
-	189, // 290: bedplate.v1.StackService.UpdateStack:output_type -> bedplate.v1.Stack
-	194, // 291: bedplate.v1.StackService.DeleteStack:output_type -> google.protobuf.Empty
-	132, // 292: bedplate.v1.StackService.WatchStacks:output_type -> bedplate.v1.WatchStacksResponse
-	134, // 293: bedplate.v1.StackService.PlanStack:output_type -> bedplate.v1.PlanStackResponse
-	189, // 294: bedplate.v1.StackService.RetryStack:output_type -> bedplate.v1.Stack
-	139, // 295: bedplate.v1.StackService.PutStackContent:output_type -> bedplate.v1.PutStackContentResponse
-	190, // 296: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
-	142, // 297: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
-	190, // 298: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
-	190, // 299: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
-	194, // 300: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
-	147, // 301: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
-	191, // 302: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
-	150, // 303: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
-	191, // 304: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
-	191, // 305: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
-	194, // 306: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
-	155, // 307: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
-	191, // 308: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
-	158, // 309: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
-	160, // 310: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
-	162, // 311: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
-	206, // [206:312] is the sub-list for method output_type
-	100, // [100:206] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	177, // 30: bedplate.v1.GetMachineTimelineResponse.phases:type_name -> bedplate.v1.Phase
+	185, // 31: bedplate.v1.ListNetworksResponse.networks:type_name -> bedplate.v1.Network
+	185, // 32: bedplate.v1.CreateNetworkRequest.network:type_name -> bedplate.v1.Network
+	185, // 33: bedplate.v1.UpdateNetworkRequest.network:type_name -> bedplate.v1.Network
+	175, // 34: bedplate.v1.WatchNetworksResponse.type:type_name -> bedplate.v1.ChangeType
+	185, // 35: bedplate.v1.WatchNetworksResponse.network:type_name -> bedplate.v1.Network
+	186, // 36: bedplate.v1.ImportImageResponse.image:type_name -> bedplate.v1.Image
+	186, // 37: bedplate.v1.VerifyImageResponse.image:type_name -> bedplate.v1.Image
+	186, // 38: bedplate.v1.ListImagesResponse.images:type_name -> bedplate.v1.Image
+	186, // 39: bedplate.v1.CreateImageRequest.image:type_name -> bedplate.v1.Image
+	186, // 40: bedplate.v1.UpdateImageRequest.image:type_name -> bedplate.v1.Image
+	175, // 41: bedplate.v1.WatchImagesResponse.type:type_name -> bedplate.v1.ChangeType
+	186, // 42: bedplate.v1.WatchImagesResponse.image:type_name -> bedplate.v1.Image
+	73,  // 43: bedplate.v1.UploadImageRequest.header:type_name -> bedplate.v1.UploadImageHeader
+	186, // 44: bedplate.v1.UploadImageResponse.image:type_name -> bedplate.v1.Image
+	187, // 45: bedplate.v1.ListTemplatesResponse.templates:type_name -> bedplate.v1.Template
+	187, // 46: bedplate.v1.CreateTemplateRequest.template:type_name -> bedplate.v1.Template
+	187, // 47: bedplate.v1.UpdateTemplateRequest.template:type_name -> bedplate.v1.Template
+	175, // 48: bedplate.v1.WatchTemplatesResponse.type:type_name -> bedplate.v1.ChangeType
+	187, // 49: bedplate.v1.WatchTemplatesResponse.template:type_name -> bedplate.v1.Template
+	188, // 50: bedplate.v1.ListWorkflowsResponse.workflows:type_name -> bedplate.v1.Workflow
+	188, // 51: bedplate.v1.CreateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	188, // 52: bedplate.v1.UpdateWorkflowRequest.workflow:type_name -> bedplate.v1.Workflow
+	175, // 53: bedplate.v1.WatchWorkflowsResponse.type:type_name -> bedplate.v1.ChangeType
+	188, // 54: bedplate.v1.WatchWorkflowsResponse.workflow:type_name -> bedplate.v1.Workflow
+	188, // 55: bedplate.v1.FollowWorkflowResponse.workflow:type_name -> bedplate.v1.Workflow
+	189, // 56: bedplate.v1.FollowWorkflowResponse.log:type_name -> bedplate.v1.LogLine
+	93,  // 57: bedplate.v1.FollowWorkflowResponse.progress:type_name -> bedplate.v1.StepProgress
+	190, // 58: bedplate.v1.StepProgress.progress:type_name -> bedplate.v1.Progress
+	191, // 59: bedplate.v1.ListInstancesResponse.instances:type_name -> bedplate.v1.Instance
+	191, // 60: bedplate.v1.CreateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	191, // 61: bedplate.v1.UpdateInstanceRequest.instance:type_name -> bedplate.v1.Instance
+	175, // 62: bedplate.v1.WatchInstancesResponse.type:type_name -> bedplate.v1.ChangeType
+	191, // 63: bedplate.v1.WatchInstancesResponse.instance:type_name -> bedplate.v1.Instance
+	192, // 64: bedplate.v1.ListTokensResponse.tokens:type_name -> bedplate.v1.Token
+	192, // 65: bedplate.v1.CreateTokenRequest.token:type_name -> bedplate.v1.Token
+	192, // 66: bedplate.v1.UpdateTokenRequest.token:type_name -> bedplate.v1.Token
+	175, // 67: bedplate.v1.WatchTokensResponse.type:type_name -> bedplate.v1.ChangeType
+	192, // 68: bedplate.v1.WatchTokensResponse.token:type_name -> bedplate.v1.Token
+	193, // 69: bedplate.v1.ListSecretsResponse.secrets:type_name -> bedplate.v1.Secret
+	193, // 70: bedplate.v1.CreateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	193, // 71: bedplate.v1.UpdateSecretRequest.secret:type_name -> bedplate.v1.Secret
+	175, // 72: bedplate.v1.WatchSecretsResponse.type:type_name -> bedplate.v1.ChangeType
+	193, // 73: bedplate.v1.WatchSecretsResponse.secret:type_name -> bedplate.v1.Secret
+	192, // 74: bedplate.v1.CreateTokenResponse.token:type_name -> bedplate.v1.Token
+	194, // 75: bedplate.v1.ListPoolsResponse.pools:type_name -> bedplate.v1.Pool
+	194, // 76: bedplate.v1.CreatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	194, // 77: bedplate.v1.UpdatePoolRequest.pool:type_name -> bedplate.v1.Pool
+	175, // 78: bedplate.v1.WatchPoolsResponse.type:type_name -> bedplate.v1.ChangeType
+	194, // 79: bedplate.v1.WatchPoolsResponse.pool:type_name -> bedplate.v1.Pool
+	195, // 80: bedplate.v1.ListStacksResponse.stacks:type_name -> bedplate.v1.Stack
+	195, // 81: bedplate.v1.CreateStackRequest.stack:type_name -> bedplate.v1.Stack
+	195, // 82: bedplate.v1.UpdateStackRequest.stack:type_name -> bedplate.v1.Stack
+	175, // 83: bedplate.v1.WatchStacksResponse.type:type_name -> bedplate.v1.ChangeType
+	195, // 84: bedplate.v1.WatchStacksResponse.stack:type_name -> bedplate.v1.Stack
+	195, // 85: bedplate.v1.PlanStackRequest.stack:type_name -> bedplate.v1.Stack
+	141, // 86: bedplate.v1.PlanStackResponse.layers:type_name -> bedplate.v1.StackLayerPlan
+	142, // 87: bedplate.v1.StackLayerPlan.objects:type_name -> bedplate.v1.StackObjectPlan
+	196, // 88: bedplate.v1.ListRulesResponse.rules:type_name -> bedplate.v1.Rule
+	196, // 89: bedplate.v1.CreateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	196, // 90: bedplate.v1.UpdateRuleRequest.rule:type_name -> bedplate.v1.Rule
+	175, // 91: bedplate.v1.WatchRulesResponse.type:type_name -> bedplate.v1.ChangeType
+	196, // 92: bedplate.v1.WatchRulesResponse.rule:type_name -> bedplate.v1.Rule
+	197, // 93: bedplate.v1.ListJobsResponse.jobs:type_name -> bedplate.v1.Job
+	197, // 94: bedplate.v1.CreateJobRequest.job:type_name -> bedplate.v1.Job
+	197, // 95: bedplate.v1.UpdateJobRequest.job:type_name -> bedplate.v1.Job
+	175, // 96: bedplate.v1.WatchJobsResponse.type:type_name -> bedplate.v1.ChangeType
+	197, // 97: bedplate.v1.WatchJobsResponse.job:type_name -> bedplate.v1.Job
+	198, // 98: bedplate.v1.ListEventsResponse.events:type_name -> bedplate.v1.Event
+	198, // 99: bedplate.v1.WatchEventsResponse.event:type_name -> bedplate.v1.Event
+	199, // 100: bedplate.v1.GetServerInfoResponse.role:type_name -> bedplate.v1.Role
+	173, // 101: bedplate.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	11,  // 102: bedplate.v1.MachineService.GetMachine:input_type -> bedplate.v1.GetMachineRequest
+	12,  // 103: bedplate.v1.MachineService.ListMachines:input_type -> bedplate.v1.ListMachinesRequest
+	14,  // 104: bedplate.v1.MachineService.CreateMachine:input_type -> bedplate.v1.CreateMachineRequest
+	15,  // 105: bedplate.v1.MachineService.UpdateMachine:input_type -> bedplate.v1.UpdateMachineRequest
+	16,  // 106: bedplate.v1.MachineService.DeleteMachine:input_type -> bedplate.v1.DeleteMachineRequest
+	17,  // 107: bedplate.v1.MachineService.WatchMachines:input_type -> bedplate.v1.WatchMachinesRequest
+	19,  // 108: bedplate.v1.MachineService.ExplainMachine:input_type -> bedplate.v1.ExplainMachineRequest
+	48,  // 109: bedplate.v1.MachineService.GetMachineTimeline:input_type -> bedplate.v1.GetMachineTimelineRequest
+	21,  // 110: bedplate.v1.MachineService.FollowMachine:input_type -> bedplate.v1.FollowMachineRequest
+	10,  // 111: bedplate.v1.MachineService.RetryMachine:input_type -> bedplate.v1.RetryMachineRequest
+	0,   // 112: bedplate.v1.MachineService.ListMachineInventories:input_type -> bedplate.v1.ListMachineInventoriesRequest
+	2,   // 113: bedplate.v1.MachineService.DiffMachineInventories:input_type -> bedplate.v1.DiffMachineInventoriesRequest
+	4,   // 114: bedplate.v1.MachineService.ListMachineTests:input_type -> bedplate.v1.ListMachineTestsRequest
+	6,   // 115: bedplate.v1.MachineService.MakeMachineMedium:input_type -> bedplate.v1.MakeMachineMediumRequest
+	9,   // 116: bedplate.v1.MachineService.RevokeMachineMedia:input_type -> bedplate.v1.RevokeMachineMediaRequest
+	23,  // 117: bedplate.v1.MachineService.GetMachineBMC:input_type -> bedplate.v1.GetMachineBMCRequest
+	25,  // 118: bedplate.v1.MachineService.TrustMachineBMC:input_type -> bedplate.v1.TrustMachineBMCRequest
+	26,  // 119: bedplate.v1.MachineService.ListMachineSensors:input_type -> bedplate.v1.ListMachineSensorsRequest
+	28,  // 120: bedplate.v1.MachineService.ListMachineEventLog:input_type -> bedplate.v1.ListMachineEventLogRequest
+	30,  // 121: bedplate.v1.MachineService.ListMachineFirmware:input_type -> bedplate.v1.ListMachineFirmwareRequest
+	32,  // 122: bedplate.v1.MachineService.ListMachineBIOS:input_type -> bedplate.v1.ListMachineBIOSRequest
+	34,  // 123: bedplate.v1.MachineService.GetMachineSecureBoot:input_type -> bedplate.v1.GetMachineSecureBootRequest
+	36,  // 124: bedplate.v1.MachineService.ListMachineBMCUsers:input_type -> bedplate.v1.ListMachineBMCUsersRequest
+	38,  // 125: bedplate.v1.MachineService.ScanBMCs:input_type -> bedplate.v1.ScanBMCsRequest
+	41,  // 126: bedplate.v1.MachineService.GetMachineConsoleLog:input_type -> bedplate.v1.GetMachineConsoleLogRequest
+	43,  // 127: bedplate.v1.MachineService.WatchMachineConsole:input_type -> bedplate.v1.WatchMachineConsoleRequest
+	45,  // 128: bedplate.v1.MachineService.AttachMachineConsole:input_type -> bedplate.v1.AttachMachineConsoleRequest
+	50,  // 129: bedplate.v1.NetworkService.GetNetwork:input_type -> bedplate.v1.GetNetworkRequest
+	51,  // 130: bedplate.v1.NetworkService.ListNetworks:input_type -> bedplate.v1.ListNetworksRequest
+	53,  // 131: bedplate.v1.NetworkService.CreateNetwork:input_type -> bedplate.v1.CreateNetworkRequest
+	54,  // 132: bedplate.v1.NetworkService.UpdateNetwork:input_type -> bedplate.v1.UpdateNetworkRequest
+	55,  // 133: bedplate.v1.NetworkService.DeleteNetwork:input_type -> bedplate.v1.DeleteNetworkRequest
+	56,  // 134: bedplate.v1.NetworkService.WatchNetworks:input_type -> bedplate.v1.WatchNetworksRequest
+	64,  // 135: bedplate.v1.ImageService.GetImage:input_type -> bedplate.v1.GetImageRequest
+	65,  // 136: bedplate.v1.ImageService.ListImages:input_type -> bedplate.v1.ListImagesRequest
+	67,  // 137: bedplate.v1.ImageService.CreateImage:input_type -> bedplate.v1.CreateImageRequest
+	68,  // 138: bedplate.v1.ImageService.UpdateImage:input_type -> bedplate.v1.UpdateImageRequest
+	69,  // 139: bedplate.v1.ImageService.DeleteImage:input_type -> bedplate.v1.DeleteImageRequest
+	70,  // 140: bedplate.v1.ImageService.WatchImages:input_type -> bedplate.v1.WatchImagesRequest
+	72,  // 141: bedplate.v1.ImageService.UploadImage:input_type -> bedplate.v1.UploadImageRequest
+	58,  // 142: bedplate.v1.ImageService.ImportImage:input_type -> bedplate.v1.ImportImageRequest
+	60,  // 143: bedplate.v1.ImageService.VerifyImage:input_type -> bedplate.v1.VerifyImageRequest
+	62,  // 144: bedplate.v1.ImageService.PruneImages:input_type -> bedplate.v1.PruneImagesRequest
+	75,  // 145: bedplate.v1.TemplateService.GetTemplate:input_type -> bedplate.v1.GetTemplateRequest
+	76,  // 146: bedplate.v1.TemplateService.ListTemplates:input_type -> bedplate.v1.ListTemplatesRequest
+	78,  // 147: bedplate.v1.TemplateService.CreateTemplate:input_type -> bedplate.v1.CreateTemplateRequest
+	79,  // 148: bedplate.v1.TemplateService.UpdateTemplate:input_type -> bedplate.v1.UpdateTemplateRequest
+	80,  // 149: bedplate.v1.TemplateService.DeleteTemplate:input_type -> bedplate.v1.DeleteTemplateRequest
+	81,  // 150: bedplate.v1.TemplateService.WatchTemplates:input_type -> bedplate.v1.WatchTemplatesRequest
+	83,  // 151: bedplate.v1.WorkflowService.GetWorkflow:input_type -> bedplate.v1.GetWorkflowRequest
+	84,  // 152: bedplate.v1.WorkflowService.ListWorkflows:input_type -> bedplate.v1.ListWorkflowsRequest
+	86,  // 153: bedplate.v1.WorkflowService.CreateWorkflow:input_type -> bedplate.v1.CreateWorkflowRequest
+	87,  // 154: bedplate.v1.WorkflowService.UpdateWorkflow:input_type -> bedplate.v1.UpdateWorkflowRequest
+	88,  // 155: bedplate.v1.WorkflowService.DeleteWorkflow:input_type -> bedplate.v1.DeleteWorkflowRequest
+	89,  // 156: bedplate.v1.WorkflowService.WatchWorkflows:input_type -> bedplate.v1.WatchWorkflowsRequest
+	91,  // 157: bedplate.v1.WorkflowService.FollowWorkflow:input_type -> bedplate.v1.FollowWorkflowRequest
+	94,  // 158: bedplate.v1.WorkflowService.CancelWorkflow:input_type -> bedplate.v1.CancelWorkflowRequest
+	95,  // 159: bedplate.v1.WorkflowService.RetryWorkflow:input_type -> bedplate.v1.RetryWorkflowRequest
+	96,  // 160: bedplate.v1.WorkflowService.ApproveWorkflow:input_type -> bedplate.v1.ApproveWorkflowRequest
+	98,  // 161: bedplate.v1.InstanceService.GetInstance:input_type -> bedplate.v1.GetInstanceRequest
+	99,  // 162: bedplate.v1.InstanceService.ListInstances:input_type -> bedplate.v1.ListInstancesRequest
+	101, // 163: bedplate.v1.InstanceService.CreateInstance:input_type -> bedplate.v1.CreateInstanceRequest
+	102, // 164: bedplate.v1.InstanceService.UpdateInstance:input_type -> bedplate.v1.UpdateInstanceRequest
+	103, // 165: bedplate.v1.InstanceService.DeleteInstance:input_type -> bedplate.v1.DeleteInstanceRequest
+	104, // 166: bedplate.v1.InstanceService.WatchInstances:input_type -> bedplate.v1.WatchInstancesRequest
+	97,  // 167: bedplate.v1.InstanceService.ReinstallInstance:input_type -> bedplate.v1.ReinstallInstanceRequest
+	106, // 168: bedplate.v1.TokenService.GetToken:input_type -> bedplate.v1.GetTokenRequest
+	107, // 169: bedplate.v1.TokenService.ListTokens:input_type -> bedplate.v1.ListTokensRequest
+	109, // 170: bedplate.v1.TokenService.CreateToken:input_type -> bedplate.v1.CreateTokenRequest
+	110, // 171: bedplate.v1.TokenService.UpdateToken:input_type -> bedplate.v1.UpdateTokenRequest
+	111, // 172: bedplate.v1.TokenService.DeleteToken:input_type -> bedplate.v1.DeleteTokenRequest
+	112, // 173: bedplate.v1.TokenService.WatchTokens:input_type -> bedplate.v1.WatchTokensRequest
+	114, // 174: bedplate.v1.SecretService.GetSecret:input_type -> bedplate.v1.GetSecretRequest
+	115, // 175: bedplate.v1.SecretService.ListSecrets:input_type -> bedplate.v1.ListSecretsRequest
+	117, // 176: bedplate.v1.SecretService.CreateSecret:input_type -> bedplate.v1.CreateSecretRequest
+	118, // 177: bedplate.v1.SecretService.UpdateSecret:input_type -> bedplate.v1.UpdateSecretRequest
+	119, // 178: bedplate.v1.SecretService.DeleteSecret:input_type -> bedplate.v1.DeleteSecretRequest
+	120, // 179: bedplate.v1.SecretService.WatchSecrets:input_type -> bedplate.v1.WatchSecretsRequest
+	123, // 180: bedplate.v1.PoolService.GetPool:input_type -> bedplate.v1.GetPoolRequest
+	124, // 181: bedplate.v1.PoolService.ListPools:input_type -> bedplate.v1.ListPoolsRequest
+	126, // 182: bedplate.v1.PoolService.CreatePool:input_type -> bedplate.v1.CreatePoolRequest
+	127, // 183: bedplate.v1.PoolService.UpdatePool:input_type -> bedplate.v1.UpdatePoolRequest
+	128, // 184: bedplate.v1.PoolService.DeletePool:input_type -> bedplate.v1.DeletePoolRequest
+	129, // 185: bedplate.v1.PoolService.WatchPools:input_type -> bedplate.v1.WatchPoolsRequest
+	131, // 186: bedplate.v1.StackService.GetStack:input_type -> bedplate.v1.GetStackRequest
+	132, // 187: bedplate.v1.StackService.ListStacks:input_type -> bedplate.v1.ListStacksRequest
+	134, // 188: bedplate.v1.StackService.CreateStack:input_type -> bedplate.v1.CreateStackRequest
+	135, // 189: bedplate.v1.StackService.UpdateStack:input_type -> bedplate.v1.UpdateStackRequest
+	136, // 190: bedplate.v1.StackService.DeleteStack:input_type -> bedplate.v1.DeleteStackRequest
+	137, // 191: bedplate.v1.StackService.WatchStacks:input_type -> bedplate.v1.WatchStacksRequest
+	139, // 192: bedplate.v1.StackService.PlanStack:input_type -> bedplate.v1.PlanStackRequest
+	143, // 193: bedplate.v1.StackService.RetryStack:input_type -> bedplate.v1.RetryStackRequest
+	144, // 194: bedplate.v1.StackService.PutStackContent:input_type -> bedplate.v1.PutStackContentRequest
+	146, // 195: bedplate.v1.RuleService.GetRule:input_type -> bedplate.v1.GetRuleRequest
+	147, // 196: bedplate.v1.RuleService.ListRules:input_type -> bedplate.v1.ListRulesRequest
+	149, // 197: bedplate.v1.RuleService.CreateRule:input_type -> bedplate.v1.CreateRuleRequest
+	150, // 198: bedplate.v1.RuleService.UpdateRule:input_type -> bedplate.v1.UpdateRuleRequest
+	151, // 199: bedplate.v1.RuleService.DeleteRule:input_type -> bedplate.v1.DeleteRuleRequest
+	152, // 200: bedplate.v1.RuleService.WatchRules:input_type -> bedplate.v1.WatchRulesRequest
+	154, // 201: bedplate.v1.JobService.GetJob:input_type -> bedplate.v1.GetJobRequest
+	155, // 202: bedplate.v1.JobService.ListJobs:input_type -> bedplate.v1.ListJobsRequest
+	157, // 203: bedplate.v1.JobService.CreateJob:input_type -> bedplate.v1.CreateJobRequest
+	158, // 204: bedplate.v1.JobService.UpdateJob:input_type -> bedplate.v1.UpdateJobRequest
+	159, // 205: bedplate.v1.JobService.DeleteJob:input_type -> bedplate.v1.DeleteJobRequest
+	160, // 206: bedplate.v1.JobService.WatchJobs:input_type -> bedplate.v1.WatchJobsRequest
+	162, // 207: bedplate.v1.JobService.CancelJob:input_type -> bedplate.v1.CancelJobRequest
+	163, // 208: bedplate.v1.EventService.ListEvents:input_type -> bedplate.v1.ListEventsRequest
+	165, // 209: bedplate.v1.EventService.WatchEvents:input_type -> bedplate.v1.WatchEventsRequest
+	167, // 210: bedplate.v1.SystemService.GetServerInfo:input_type -> bedplate.v1.GetServerInfoRequest
+	174, // 211: bedplate.v1.MachineService.GetMachine:output_type -> bedplate.v1.Machine
+	13,  // 212: bedplate.v1.MachineService.ListMachines:output_type -> bedplate.v1.ListMachinesResponse
+	174, // 213: bedplate.v1.MachineService.CreateMachine:output_type -> bedplate.v1.Machine
+	174, // 214: bedplate.v1.MachineService.UpdateMachine:output_type -> bedplate.v1.Machine
+	200, // 215: bedplate.v1.MachineService.DeleteMachine:output_type -> google.protobuf.Empty
+	18,  // 216: bedplate.v1.MachineService.WatchMachines:output_type -> bedplate.v1.WatchMachinesResponse
+	20,  // 217: bedplate.v1.MachineService.ExplainMachine:output_type -> bedplate.v1.ExplainMachineResponse
+	49,  // 218: bedplate.v1.MachineService.GetMachineTimeline:output_type -> bedplate.v1.GetMachineTimelineResponse
+	22,  // 219: bedplate.v1.MachineService.FollowMachine:output_type -> bedplate.v1.FollowMachineResponse
+	174, // 220: bedplate.v1.MachineService.RetryMachine:output_type -> bedplate.v1.Machine
+	1,   // 221: bedplate.v1.MachineService.ListMachineInventories:output_type -> bedplate.v1.ListMachineInventoriesResponse
+	3,   // 222: bedplate.v1.MachineService.DiffMachineInventories:output_type -> bedplate.v1.DiffMachineInventoriesResponse
+	5,   // 223: bedplate.v1.MachineService.ListMachineTests:output_type -> bedplate.v1.ListMachineTestsResponse
+	7,   // 224: bedplate.v1.MachineService.MakeMachineMedium:output_type -> bedplate.v1.MakeMachineMediumResponse
+	200, // 225: bedplate.v1.MachineService.RevokeMachineMedia:output_type -> google.protobuf.Empty
+	24,  // 226: bedplate.v1.MachineService.GetMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
+	24,  // 227: bedplate.v1.MachineService.TrustMachineBMC:output_type -> bedplate.v1.GetMachineBMCResponse
+	27,  // 228: bedplate.v1.MachineService.ListMachineSensors:output_type -> bedplate.v1.ListMachineSensorsResponse
+	29,  // 229: bedplate.v1.MachineService.ListMachineEventLog:output_type -> bedplate.v1.ListMachineEventLogResponse
+	31,  // 230: bedplate.v1.MachineService.ListMachineFirmware:output_type -> bedplate.v1.ListMachineFirmwareResponse
+	33,  // 231: bedplate.v1.MachineService.ListMachineBIOS:output_type -> bedplate.v1.ListMachineBIOSResponse
+	35,  // 232: bedplate.v1.MachineService.GetMachineSecureBoot:output_type -> bedplate.v1.GetMachineSecureBootResponse
+	37,  // 233: bedplate.v1.MachineService.ListMachineBMCUsers:output_type -> bedplate.v1.ListMachineBMCUsersResponse
+	39,  // 234: bedplate.v1.MachineService.ScanBMCs:output_type -> bedplate.v1.ScanBMCsResponse
+	42,  // 235: bedplate.v1.MachineService.GetMachineConsoleLog:output_type -> bedplate.v1.GetMachineConsoleLogResponse
+	44,  // 236: bedplate.v1.MachineService.WatchMachineConsole:output_type -> bedplate.v1.WatchMachineConsoleResponse
+	47,  // 237: bedplate.v1.MachineService.AttachMachineConsole:output_type -> bedplate.v1.AttachMachineConsoleResponse
+	185, // 238: bedplate.v1.NetworkService.GetNetwork:output_type -> bedplate.v1.Network
+	52,  // 239: bedplate.v1.NetworkService.ListNetworks:output_type -> bedplate.v1.ListNetworksResponse
+	185, // 240: bedplate.v1.NetworkService.CreateNetwork:output_type -> bedplate.v1.Network
+	185, // 241: bedplate.v1.NetworkService.UpdateNetwork:output_type -> bedplate.v1.Network
+	200, // 242: bedplate.v1.NetworkService.DeleteNetwork:output_type -> google.protobuf.Empty
+	57,  // 243: bedplate.v1.NetworkService.WatchNetworks:output_type -> bedplate.v1.WatchNetworksResponse
+	186, // 244: bedplate.v1.ImageService.GetImage:output_type -> bedplate.v1.Image
+	66,  // 245: bedplate.v1.ImageService.ListImages:output_type -> bedplate.v1.ListImagesResponse
+	186, // 246: bedplate.v1.ImageService.CreateImage:output_type -> bedplate.v1.Image
+	186, // 247: bedplate.v1.ImageService.UpdateImage:output_type -> bedplate.v1.Image
+	200, // 248: bedplate.v1.ImageService.DeleteImage:output_type -> google.protobuf.Empty
+	71,  // 249: bedplate.v1.ImageService.WatchImages:output_type -> bedplate.v1.WatchImagesResponse
+	74,  // 250: bedplate.v1.ImageService.UploadImage:output_type -> bedplate.v1.UploadImageResponse
+	59,  // 251: bedplate.v1.ImageService.ImportImage:output_type -> bedplate.v1.ImportImageResponse
+	61,  // 252: bedplate.v1.ImageService.VerifyImage:output_type -> bedplate.v1.VerifyImageResponse
+	63,  // 253: bedplate.v1.ImageService.PruneImages:output_type -> bedplate.v1.PruneImagesResponse
+	187, // 254: bedplate.v1.TemplateService.GetTemplate:output_type -> bedplate.v1.Template
+	77,  // 255: bedplate.v1.TemplateService.ListTemplates:output_type -> bedplate.v1.ListTemplatesResponse
+	187, // 256: bedplate.v1.TemplateService.CreateTemplate:output_type -> bedplate.v1.Template
+	187, // 257: bedplate.v1.TemplateService.UpdateTemplate:output_type -> bedplate.v1.Template
+	200, // 258: bedplate.v1.TemplateService.DeleteTemplate:output_type -> google.protobuf.Empty
+	82,  // 259: bedplate.v1.TemplateService.WatchTemplates:output_type -> bedplate.v1.WatchTemplatesResponse
+	188, // 260: bedplate.v1.WorkflowService.GetWorkflow:output_type -> bedplate.v1.Workflow
+	85,  // 261: bedplate.v1.WorkflowService.ListWorkflows:output_type -> bedplate.v1.ListWorkflowsResponse
+	188, // 262: bedplate.v1.WorkflowService.CreateWorkflow:output_type -> bedplate.v1.Workflow
+	188, // 263: bedplate.v1.WorkflowService.UpdateWorkflow:output_type -> bedplate.v1.Workflow
+	200, // 264: bedplate.v1.WorkflowService.DeleteWorkflow:output_type -> google.protobuf.Empty
+	90,  // 265: bedplate.v1.WorkflowService.WatchWorkflows:output_type -> bedplate.v1.WatchWorkflowsResponse
+	92,  // 266: bedplate.v1.WorkflowService.FollowWorkflow:output_type -> bedplate.v1.FollowWorkflowResponse
+	188, // 267: bedplate.v1.WorkflowService.CancelWorkflow:output_type -> bedplate.v1.Workflow
+	188, // 268: bedplate.v1.WorkflowService.RetryWorkflow:output_type -> bedplate.v1.Workflow
+	188, // 269: bedplate.v1.WorkflowService.ApproveWorkflow:output_type -> bedplate.v1.Workflow
+	191, // 270: bedplate.v1.InstanceService.GetInstance:output_type -> bedplate.v1.Instance
+	100, // 271: bedplate.v1.InstanceService.ListInstances:output_type -> bedplate.v1.ListInstancesResponse
+	191, // 272: bedplate.v1.InstanceService.CreateInstance:output_type -> bedplate.v1.Instance
+	191, // 273: bedplate.v1.InstanceService.UpdateInstance:output_type -> bedplate.v1.Instance
+	200, // 274: bedplate.v1.InstanceService.DeleteInstance:output_type -> google.protobuf.Empty
+	105, // 275: bedplate.v1.InstanceService.WatchInstances:output_type -> bedplate.v1.WatchInstancesResponse
+	191, // 276: bedplate.v1.InstanceService.ReinstallInstance:output_type -> bedplate.v1.Instance
+	192, // 277: bedplate.v1.TokenService.GetToken:output_type -> bedplate.v1.Token
+	108, // 278: bedplate.v1.TokenService.ListTokens:output_type -> bedplate.v1.ListTokensResponse
+	122, // 279: bedplate.v1.TokenService.CreateToken:output_type -> bedplate.v1.CreateTokenResponse
+	192, // 280: bedplate.v1.TokenService.UpdateToken:output_type -> bedplate.v1.Token
+	200, // 281: bedplate.v1.TokenService.DeleteToken:output_type -> google.protobuf.Empty
+	113, // 282: bedplate.v1.TokenService.WatchTokens:output_type -> bedplate.v1.WatchTokensResponse
+	193, // 283: bedplate.v1.SecretService.GetSecret:output_type -> bedplate.v1.Secret
+	116, // 284: bedplate.v1.SecretService.ListSecrets:output_type -> bedplate.v1.ListSecretsResponse
+	193, // 285: bedplate.v1.SecretService.CreateSecret:output_type -> bedplate.v1.Secret
+	193, // 286: bedplate.v1.SecretService.UpdateSecret:output_type -> bedplate.v1.Secret
+	200, // 287: bedplate.v1.SecretService.DeleteSecret:output_type -> google.protobuf.Empty
+	121, // 288: bedplate.v1.SecretService.WatchSecrets:output_type -> bedplate.v1.WatchSecretsResponse
+	194, // 289: bedplate.v1.PoolService.GetPool:output_type -> bedplate.v1.Pool
+	125, // 290: bedplate.v1.PoolService.ListPools:output_type -> bedplate.v1.ListPoolsResponse
+	194, // 291: bedplate.v1.PoolService.CreatePool:output_type -> bedplate.v1.Pool
+	194, // 292: bedplate.v1.PoolService.UpdatePool:output_type -> bedplate.v1.Pool
+	200, // 293: bedplate.v1.PoolService.DeletePool:output_type -> google.protobuf.Empty
+	130, // 294: bedplate.v1.PoolService.WatchPools:output_type -> bedplate.v1.WatchPoolsResponse
+	195, // 295: bedplate.v1.StackService.GetStack:output_type -> bedplate.v1.Stack
+	133, // 296: bedplate.v1.StackService.ListStacks:output_type -> bedplate.v1.ListStacksResponse
+	195, // 297: bedplate.v1.StackService.CreateStack:output_type -> bedplate.v1.Stack
+	195, // 298: bedplate.v1.StackService.UpdateStack:output_type -> bedplate.v1.Stack
+	200, // 299: bedplate.v1.StackService.DeleteStack:output_type -> google.protobuf.Empty
+	138, // 300: bedplate.v1.StackService.WatchStacks:output_type -> bedplate.v1.WatchStacksResponse
+	140, // 301: bedplate.v1.StackService.PlanStack:output_type -> bedplate.v1.PlanStackResponse
+	195, // 302: bedplate.v1.StackService.RetryStack:output_type -> bedplate.v1.Stack
+	145, // 303: bedplate.v1.StackService.PutStackContent:output_type -> bedplate.v1.PutStackContentResponse
+	196, // 304: bedplate.v1.RuleService.GetRule:output_type -> bedplate.v1.Rule
+	148, // 305: bedplate.v1.RuleService.ListRules:output_type -> bedplate.v1.ListRulesResponse
+	196, // 306: bedplate.v1.RuleService.CreateRule:output_type -> bedplate.v1.Rule
+	196, // 307: bedplate.v1.RuleService.UpdateRule:output_type -> bedplate.v1.Rule
+	200, // 308: bedplate.v1.RuleService.DeleteRule:output_type -> google.protobuf.Empty
+	153, // 309: bedplate.v1.RuleService.WatchRules:output_type -> bedplate.v1.WatchRulesResponse
+	197, // 310: bedplate.v1.JobService.GetJob:output_type -> bedplate.v1.Job
+	156, // 311: bedplate.v1.JobService.ListJobs:output_type -> bedplate.v1.ListJobsResponse
+	197, // 312: bedplate.v1.JobService.CreateJob:output_type -> bedplate.v1.Job
+	197, // 313: bedplate.v1.JobService.UpdateJob:output_type -> bedplate.v1.Job
+	200, // 314: bedplate.v1.JobService.DeleteJob:output_type -> google.protobuf.Empty
+	161, // 315: bedplate.v1.JobService.WatchJobs:output_type -> bedplate.v1.WatchJobsResponse
+	197, // 316: bedplate.v1.JobService.CancelJob:output_type -> bedplate.v1.Job
+	164, // 317: bedplate.v1.EventService.ListEvents:output_type -> bedplate.v1.ListEventsResponse
+	166, // 318: bedplate.v1.EventService.WatchEvents:output_type -> bedplate.v1.WatchEventsResponse
+	168, // 319: bedplate.v1.SystemService.GetServerInfo:output_type -> bedplate.v1.GetServerInfoResponse
+	211, // [211:320] is the sub-list for method output_type
+	102, // [102:211] is the sub-list for method input_type
+	102, // [102:102] is the sub-list for extension type_name
+	102, // [102:102] is the sub-list for extension extendee
+	0,   // [0:102] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_api_proto_init() }
@@ -10786,23 +11223,23 @@ func file_bedplate_v1_api_proto_init() {
 		(*AttachMachineConsoleRequest_Header)(nil),
 		(*AttachMachineConsoleRequest_Data)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[66].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[72].OneofWrappers = []any{
 		(*UploadImageRequest_Header)(nil),
 		(*UploadImageRequest_Data)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[86].OneofWrappers = []any{
+	file_bedplate_v1_api_proto_msgTypes[92].OneofWrappers = []any{
 		(*FollowWorkflowResponse_Workflow)(nil),
 		(*FollowWorkflowResponse_Log)(nil),
 		(*FollowWorkflowResponse_Progress)(nil),
 	}
-	file_bedplate_v1_api_proto_msgTypes[91].OneofWrappers = []any{}
+	file_bedplate_v1_api_proto_msgTypes[97].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_api_proto_rawDesc), len(file_bedplate_v1_api_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   163,
+			NumMessages:   169,
 			NumExtensions: 0,
 			NumServices:   14,
 		},

@@ -1497,6 +1497,9 @@ const (
 	ImageService_DeleteImage_FullMethodName = "/bedplate.v1.ImageService/DeleteImage"
 	ImageService_WatchImages_FullMethodName = "/bedplate.v1.ImageService/WatchImages"
 	ImageService_UploadImage_FullMethodName = "/bedplate.v1.ImageService/UploadImage"
+	ImageService_ImportImage_FullMethodName = "/bedplate.v1.ImageService/ImportImage"
+	ImageService_VerifyImage_FullMethodName = "/bedplate.v1.ImageService/VerifyImage"
+	ImageService_PruneImages_FullMethodName = "/bedplate.v1.ImageService/PruneImages"
 )
 
 // ImageServiceClient is the client API for ImageService service.
@@ -1520,6 +1523,13 @@ type ImageServiceClient interface {
 	// UploadImage fills an image's content. The first message names it, the rest carry bytes.
 	// The answer comes when the content is durable and its digest has been checked.
 	UploadImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadImageRequest, UploadImageResponse], error)
+	// ImportImage has the server fetch an image's content from an OCI registry. It sends how far it has come, and at last the image.
+	ImportImage(ctx context.Context, in *ImportImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImportImageResponse], error)
+	// VerifyImage reads an image's content in the server's image store and compares it with its digests. It sends how far
+	// it has come, and at last the image; FAILED is what it then is if something is damaged.
+	VerifyImage(ctx context.Context, in *VerifyImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImageResponse], error)
+	// PruneImages frees what no image needs any more, and says what the image store takes.
+	PruneImages(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*PruneImagesResponse, error)
 }
 
 type imageServiceClient struct {
@@ -1612,6 +1622,54 @@ func (c *imageServiceClient) UploadImage(ctx context.Context, opts ...grpc.CallO
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ImageService_UploadImageClient = grpc.ClientStreamingClient[UploadImageRequest, UploadImageResponse]
 
+func (c *imageServiceClient) ImportImage(ctx context.Context, in *ImportImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImportImageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ImageService_ServiceDesc.Streams[2], ImageService_ImportImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportImageRequest, ImportImageResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ImportImageClient = grpc.ServerStreamingClient[ImportImageResponse]
+
+func (c *imageServiceClient) VerifyImage(ctx context.Context, in *VerifyImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ImageService_ServiceDesc.Streams[3], ImageService_VerifyImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyImageRequest, VerifyImageResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_VerifyImageClient = grpc.ServerStreamingClient[VerifyImageResponse]
+
+func (c *imageServiceClient) PruneImages(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*PruneImagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PruneImagesResponse)
+	err := c.cc.Invoke(ctx, ImageService_PruneImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ImageServiceServer is the server API for ImageService service.
 // All implementations must embed UnimplementedImageServiceServer
 // for forward compatibility.
@@ -1633,6 +1691,13 @@ type ImageServiceServer interface {
 	// UploadImage fills an image's content. The first message names it, the rest carry bytes.
 	// The answer comes when the content is durable and its digest has been checked.
 	UploadImage(grpc.ClientStreamingServer[UploadImageRequest, UploadImageResponse]) error
+	// ImportImage has the server fetch an image's content from an OCI registry. It sends how far it has come, and at last the image.
+	ImportImage(*ImportImageRequest, grpc.ServerStreamingServer[ImportImageResponse]) error
+	// VerifyImage reads an image's content in the server's image store and compares it with its digests. It sends how far
+	// it has come, and at last the image; FAILED is what it then is if something is damaged.
+	VerifyImage(*VerifyImageRequest, grpc.ServerStreamingServer[VerifyImageResponse]) error
+	// PruneImages frees what no image needs any more, and says what the image store takes.
+	PruneImages(context.Context, *PruneImagesRequest) (*PruneImagesResponse, error)
 	mustEmbedUnimplementedImageServiceServer()
 }
 
@@ -1663,6 +1728,15 @@ func (UnimplementedImageServiceServer) WatchImages(*WatchImagesRequest, grpc.Ser
 }
 func (UnimplementedImageServiceServer) UploadImage(grpc.ClientStreamingServer[UploadImageRequest, UploadImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method UploadImage not implemented")
+}
+func (UnimplementedImageServiceServer) ImportImage(*ImportImageRequest, grpc.ServerStreamingServer[ImportImageResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportImage not implemented")
+}
+func (UnimplementedImageServiceServer) VerifyImage(*VerifyImageRequest, grpc.ServerStreamingServer[VerifyImageResponse]) error {
+	return status.Error(codes.Unimplemented, "method VerifyImage not implemented")
+}
+func (UnimplementedImageServiceServer) PruneImages(context.Context, *PruneImagesRequest) (*PruneImagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PruneImages not implemented")
 }
 func (UnimplementedImageServiceServer) mustEmbedUnimplementedImageServiceServer() {}
 func (UnimplementedImageServiceServer) testEmbeddedByValue()                      {}
@@ -1793,6 +1867,46 @@ func _ImageService_UploadImage_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ImageService_UploadImageServer = grpc.ClientStreamingServer[UploadImageRequest, UploadImageResponse]
 
+func _ImageService_ImportImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ImportImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImageServiceServer).ImportImage(m, &grpc.GenericServerStream[ImportImageRequest, ImportImageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ImportImageServer = grpc.ServerStreamingServer[ImportImageResponse]
+
+func _ImageService_VerifyImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImageServiceServer).VerifyImage(m, &grpc.GenericServerStream[VerifyImageRequest, VerifyImageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_VerifyImageServer = grpc.ServerStreamingServer[VerifyImageResponse]
+
+func _ImageService_PruneImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageServiceServer).PruneImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageService_PruneImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageServiceServer).PruneImages(ctx, req.(*PruneImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ImageService_ServiceDesc is the grpc.ServiceDesc for ImageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1820,6 +1934,10 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DeleteImage",
 			Handler:    _ImageService_DeleteImage_Handler,
 		},
+		{
+			MethodName: "PruneImages",
+			Handler:    _ImageService_PruneImages_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -1831,6 +1949,16 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "UploadImage",
 			Handler:       _ImageService_UploadImage_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "ImportImage",
+			Handler:       _ImageService_ImportImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "VerifyImage",
+			Handler:       _ImageService_VerifyImage_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "bedplate/v1/api.proto",

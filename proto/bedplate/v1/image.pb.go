@@ -147,7 +147,7 @@ type ImageSpec struct {
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	// `sha256:` and 64 hexadecimal digits, of the file as it crosses the network (compressed).
 	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	// raw or qcow2. Empty: told from the file's first bytes.
+	// raw or qcow2; of an import also vmdk, vhdx or vhd. Empty: told from the file's first bytes.
 	Format string `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`
 	// none, gzip, bzip2, xz or zstd. Empty: told from the file's first bytes.
 	Compression string `protobuf:"bytes,4,opt,name=compression,proto3" json:"compression,omitempty"`
@@ -166,6 +166,9 @@ type ImageSpec struct {
 	// How a machine goes over to it after installation: auto or reboot. Empty: auto, which
 	// goes without the firmware (kexec) where the machine waited and that is safe.
 	Handover string `protobuf:"bytes,11,opt,name=handover,proto3" json:"handover,omitempty"`
+	// How the server's image store keeps it: chunks or file. Empty: chunks. As a file it is kept, and
+	// sent to machines, byte by byte as it came, which only raw and qcow2 can be.
+	Storage string `protobuf:"bytes,25,opt,name=storage,proto3" json:"storage,omitempty"`
 	// What is put right on the disk right after the image was written.
 	Finish *ImageFinish `protobuf:"bytes,30,opt,name=finish,proto3" json:"finish,omitempty"`
 	// A system that is booted from the network and runs in memory. An instance of it writes to no disk.
@@ -277,6 +280,13 @@ func (x *ImageSpec) GetConfiguration() string {
 func (x *ImageSpec) GetHandover() string {
 	if x != nil {
 		return x.Handover
+	}
+	return ""
+}
+
+func (x *ImageSpec) GetStorage() string {
+	if x != nil {
+		return x.Storage
 	}
 	return ""
 }
@@ -630,7 +640,20 @@ type ImageStatus struct {
 	SizeBytes  int64                  `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	ImportTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=import_time,json=importTime,proto3" json:"import_time,omitempty"`
 	// Digest of the index of the chunks that the server's image store has the content in. Empty: it has none.
-	IndexDigest   string `protobuf:"bytes,6,opt,name=index_digest,json=indexDigest,proto3" json:"index_digest,omitempty"`
+	IndexDigest string `protobuf:"bytes,6,opt,name=index_digest,json=indexDigest,proto3" json:"index_digest,omitempty"`
+	// Size of the disk that the image is of, in bytes; 0: not known.
+	DiskBytes int64 `protobuf:"varint,7,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// How many chunks of 1 MiB of it aren't all zeros, and their length in bytes.
+	Chunks    int64 `protobuf:"varint,8,opt,name=chunks,proto3" json:"chunks,omitempty"`
+	DataBytes int64 `protobuf:"varint,9,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
+	// What these chunks take in the store, and what of that no other image had when it was imported.
+	StoredBytes int64 `protobuf:"varint,10,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	NewBytes    int64 `protobuf:"varint,11,opt,name=new_bytes,json=newBytes,proto3" json:"new_bytes,omitempty"`
+	// What was found damaged when it was last verified. Empty: nothing.
+	Damage     string                 `protobuf:"bytes,12,opt,name=damage,proto3" json:"damage,omitempty"`
+	VerifyTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
+	// What was imported, such as `qcow2` or `raw, zstd`.
+	Source        string `protobuf:"bytes,14,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +730,62 @@ func (x *ImageStatus) GetIndexDigest() string {
 	return ""
 }
 
+func (x *ImageStatus) GetDiskBytes() int64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *ImageStatus) GetChunks() int64 {
+	if x != nil {
+		return x.Chunks
+	}
+	return 0
+}
+
+func (x *ImageStatus) GetDataBytes() int64 {
+	if x != nil {
+		return x.DataBytes
+	}
+	return 0
+}
+
+func (x *ImageStatus) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *ImageStatus) GetNewBytes() int64 {
+	if x != nil {
+		return x.NewBytes
+	}
+	return 0
+}
+
+func (x *ImageStatus) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
+func (x *ImageStatus) GetVerifyTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.VerifyTime
+	}
+	return nil
+}
+
+func (x *ImageStatus) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 var File_bedplate_v1_image_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_image_proto_rawDesc = "" +
@@ -715,11 +794,11 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x05Image\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.ImageSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\x90\x05\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xd2\x05\n" +
 	"\tImageSpec\x12\x1a\n" +
 	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x03url\x127\n" +
-	"\x06digest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x06digest\x12+\n" +
-	"\x06format\x18\x03 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x03rawR\x05qcow2R\x06format\x12F\n" +
+	"\x06digest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x06digest\x12<\n" +
+	"\x06format\x18\x03 \x01(\tB$\xbaH!r\x1fR\x00R\x03rawR\x05qcow2R\x04vmdkR\x04vhdxR\x03vhdR\x06format\x12F\n" +
 	"\vcompression\x18\x04 \x01(\tB$\xbaH!r\x1fR\x00R\x04noneR\x04gzipR\x05bzip2R\x02xzR\x04zstdR\vcompression\x12&\n" +
 	"\n" +
 	"size_bytes\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\tsizeBytes\x12\x17\n" +
@@ -731,7 +810,8 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\rconfiguration\x18\n" +
 	" \x01(\tB*\xbaH'r%R\x00R\n" +
 	"cloud-initR\bignitionR\x05talosR\x04noneR\rconfiguration\x121\n" +
-	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\x120\n" +
+	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\x12/\n" +
+	"\astorage\x18\x19 \x01(\tB\x15\xbaH\x12r\x10R\x00R\x06chunksR\x04fileR\astorage\x120\n" +
 	"\x06finish\x18\x1e \x01(\v2\x18.bedplate.v1.ImageFinishR\x06finish\x12*\n" +
 	"\x04live\x18\x1f \x01(\v2\x16.bedplate.v1.ImageLiveR\x04live\"\xc0\x01\n" +
 	"\tImageLive\x12\"\n" +
@@ -759,7 +839,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x0eImageBootEntry\x12\x1d\n" +
 	"\x05label\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18xR\x05label\x12 \n" +
 	"\x06loader\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06loader\x12\x1a\n" +
-	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xed\x01\n" +
+	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xf0\x03\n" +
 	"\vImageStatus\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.bedplate.v1.ImageStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -768,7 +848,19 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12;\n" +
 	"\vimport_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"importTime\x12!\n" +
-	"\findex_digest\x18\x06 \x01(\tR\vindexDigest*_\n" +
+	"\findex_digest\x18\x06 \x01(\tR\vindexDigest\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\a \x01(\x03R\tdiskBytes\x12\x16\n" +
+	"\x06chunks\x18\b \x01(\x03R\x06chunks\x12\x1d\n" +
+	"\n" +
+	"data_bytes\x18\t \x01(\x03R\tdataBytes\x12!\n" +
+	"\fstored_bytes\x18\n" +
+	" \x01(\x03R\vstoredBytes\x12\x1b\n" +
+	"\tnew_bytes\x18\v \x01(\x03R\bnewBytes\x12\x16\n" +
+	"\x06damage\x18\f \x01(\tR\x06damage\x12;\n" +
+	"\vverify_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"verifyTime\x12\x16\n" +
+	"\x06source\x18\x0e \x01(\tR\x06source*_\n" +
 	"\n" +
 	"ImageState\x12\x1b\n" +
 	"\x17IMAGE_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
@@ -803,20 +895,21 @@ var file_bedplate_v1_image_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_bedplate_v1_image_proto_depIdxs = []int32{
-	8, // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
-	2, // 1: bedplate.v1.Image.spec:type_name -> bedplate.v1.ImageSpec
-	7, // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
-	4, // 3: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
-	3, // 4: bedplate.v1.ImageSpec.live:type_name -> bedplate.v1.ImageLive
-	5, // 5: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
-	6, // 6: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
-	0, // 7: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
-	9, // 8: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	8,  // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
+	2,  // 1: bedplate.v1.Image.spec:type_name -> bedplate.v1.ImageSpec
+	7,  // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
+	4,  // 3: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
+	3,  // 4: bedplate.v1.ImageSpec.live:type_name -> bedplate.v1.ImageLive
+	5,  // 5: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
+	6,  // 6: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
+	0,  // 7: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
+	9,  // 8: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
+	9,  // 9: bedplate.v1.ImageStatus.verify_time:type_name -> google.protobuf.Timestamp
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_image_proto_init() }
