@@ -44,7 +44,7 @@ e2e-all: e2e
 # Two that boot at a time are as many as two cores carry. The third, faults of
 # BMCs, does little but wait for deadlines.
 LIFE   = TestLife|TestErase|TestHardware|TestRescue|TestStorage.*
-FAULTS = TestBMCFaults
+FAULTS = TestBMCFaults|TestKilled
 # Those whose tests do more with the switch; make test has run all others already.
 E2E_PACKAGES = $(addprefix ./,$(sort $(dir $(shell grep -rlF BEDPLATE_E2E --include=*_test.go agent lab test/interop))))
 e2e-life:
