@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -169,6 +170,7 @@ type applier struct {
 	// missing has the kinds of which a dry run would have created something:
 	// the server can't check what refers to that.
 	missing map[string]bool
+	mu      sync.Mutex // of missing
 	// fresh has the names of Secrets that a dry run would have created: the
 	// server is asked about machines without them.
 	fresh map[string]bool
@@ -177,16 +179,20 @@ type applier struct {
 func (ap *applier) all(ctx context.Context, items []resource.Item) error {
 	ap.missing = map[string]bool{}
 	failed := 0
-	for _, it := range items {
-		err := ap.one(ctx, it)
-		if err == nil {
-			continue
-		}
-		if fatal(err) {
+	err := inOrder(ctx, items, ap.one, func(_ resource.Item, o outcome, err error) error {
+		switch {
+		case err == nil:
+			ap.show(o)
+		case fatal(err):
 			return err
+		default:
+			ap.report(err)
+			failed++
 		}
-		ap.report(err)
-		failed++
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if failed == 0 {
 		return nil
@@ -197,7 +203,7 @@ func (ap *applier) all(ctx context.Context, items []resource.Item) error {
 	if ap.dryRun {
 		return fmt.Errorf("%d of %d resources would be refused", failed, len(items))
 	}
-	err := fmt.Errorf("%d of %d resources were not applied", failed, len(items))
+	err = fmt.Errorf("%d of %d resources were not applied", failed, len(items))
 	return hint(err, "the others were; correct these and apply again")
 }
 
@@ -210,34 +216,48 @@ func fatal(err error) bool {
 	return isCancelled(err)
 }
 
-// one applies one resource and prints what became of it.
-func (ap *applier) one(ctx context.Context, it resource.Item) error {
-	obj, kind := it.Object, resource.KindOf(it.Object)
+// outcome is what became of one resource.
+type outcome struct {
+	obj, current, after resource.Object
+	changes             []resource.FieldChange
+	secret              string
+	unchanged           bool
+}
+
+// one applies one resource.
+func (ap *applier) one(ctx context.Context, it resource.Item) (outcome, error) {
+	o := outcome{obj: it.Object}
+	kind := resource.KindOf(o.obj)
 	if err := ap.uploadStack(ctx, ap.client, it); err != nil {
-		return err
+		return o, err
 	}
-	before, err := ap.client.call(ctx, kind, "Get"+kind.Name, fields{"name": obj.GetMetadata().GetName()})
-	var current resource.Object
+	before, err := ap.client.call(ctx, kind, "Get"+kind.Name, fields{"name": o.obj.GetMetadata().GetName()})
 	switch {
 	case err == nil:
-		current = before.(resource.Object)
+		o.current = before.(resource.Object)
 	case codeOf(err) != codes.NotFound:
-		return err
+		return o, err
 	}
-	changes := resource.Diff(current, obj)
-	if current != nil && len(changes) == 0 && !outdated(obj, current) {
-		fprintf(ap.stdout, "%s unchanged\n", label(obj))
-		return nil
+	o.changes = resource.Diff(o.current, o.obj)
+	if o.unchanged = o.current != nil && len(o.changes) == 0 && !outdated(o.obj, o.current); o.unchanged {
+		return o, nil
 	}
-	after, secret, err := ap.send(ctx, kind, obj, current)
-	if err != nil {
-		return placed(it, err)
+	if o.after, o.secret, err = ap.send(ctx, kind, o.obj, o.current); err != nil {
+		return o, placed(it, err)
 	}
-	ap.tell(obj, current, after, changes)
-	if secret != "" {
-		fprintf(ap.stdout, "  its secret, shown only now: %s\n", secret)
+	return o, nil
+}
+
+// show prints what became of a resource.
+func (ap *applier) show(o outcome) {
+	if o.unchanged {
+		fprintf(ap.stdout, "%s unchanged\n", label(o.obj))
+		return
 	}
-	return nil
+	ap.tell(o.obj, o.current, o.after, o.changes)
+	if o.secret != "" {
+		fprintf(ap.stdout, "  its secret, shown only now: %s\n", o.secret)
+	}
 }
 
 // outdated reports whether obj asks for another version than the current one;
@@ -250,9 +270,9 @@ func outdated(obj, current resource.Object) bool {
 // send creates or updates, or has the server check that it could.
 func (ap *applier) send(ctx context.Context, kind resource.Kind, obj, current resource.Object) (after resource.Object, secret string, err error) {
 	if ap.dryRun && current == nil {
-		defer func() { ap.missing[kind.Name] = true }()
+		defer ap.miss(kind.Name)
 	}
-	if ap.dryRun && len(ap.missing) > 0 && (kind.Name == "Instance" || kind.Name == "Workflow") {
+	if ap.dryRun && ap.misses() && (kind.Name == "Instance" || kind.Name == "Workflow") {
 		return nil, "", nil
 	}
 	if t, ok := obj.(*pb.Token); ok && current == nil {
@@ -268,7 +288,19 @@ func (ap *applier) send(ctx context.Context, kind resource.Kind, obj, current re
 	return after, "", err
 }
 
-// tell prints what became of a resource.
+func (ap *applier) miss(kind string) {
+	ap.mu.Lock()
+	defer ap.mu.Unlock()
+	ap.missing[kind] = true
+}
+
+func (ap *applier) misses() bool {
+	ap.mu.Lock()
+	defer ap.mu.Unlock()
+	return len(ap.missing) > 0
+}
+
+// tell prints what was done to a resource.
 func (ap *applier) tell(obj, current, after resource.Object, changes []resource.FieldChange) {
 	style := ap.style(ap.stdout)
 	result := style.Good("created")

@@ -283,20 +283,28 @@ const maxLost = 4
 // check has the server look at everything without changing it.
 func (im *listImporter) check(ctx context.Context, c *client, items []resource.Item, fresh map[string]bool) error {
 	failed := 0
-	for _, it := range items {
-		kind := resource.KindOf(it.Object)
-		if kind.Name == "Instance" || kind.Name == "Workflow" || kind.Name == "Token" {
-			continue // they may refer to what isn't there yet; apply says so
+	ask := func(ctx context.Context, it resource.Item) (struct{}, error) {
+		switch kind := resource.KindOf(it.Object); kind.Name {
+		case "Instance", "Workflow", "Token": // they may refer to what isn't there yet; apply says so
+			return struct{}{}, nil
+		default:
+			_, err := c.update(ctx, kind, without(it.Object, fresh), true, true)
+			return struct{}{}, err
 		}
-		_, err := c.update(ctx, kind, without(it.Object, fresh), true, true)
+	}
+	err := inOrder(ctx, items, ask, func(it resource.Item, _ struct{}, err error) error {
 		if err == nil {
-			continue
+			return nil
 		}
 		if fatal(err) {
 			return err
 		}
 		im.report(placed(it, err))
 		failed++
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if failed == 0 {
 		return nil
