@@ -297,7 +297,7 @@ func (e *Engine) baseFor(m *pb.Machine) string {
 // serverFacts are what expressions see as `server`.
 func (e *Engine) serverFacts(m *pb.Machine, i *pb.Instance) map[string]string {
 	base := e.baseFor(m)
-	facts := map[string]string{"http_url": base, "network_config_url": "", "metadata_url": "", "ignition_url": ""}
+	facts := map[string]string{"http_url": base, "network_config_url": "", "metadata_url": "", "ignition_url": "", "talos_url": ""}
 	if a, err := netip.ParseAddr(m.GetStatus().GetAgent().GetAddress()); err == nil {
 		facts["registry"] = hostPort(e.networks.serverAddress(a), e.cfg.httpPort())
 	}
@@ -305,6 +305,7 @@ func (e *Engine) serverFacts(m *pb.Machine, i *pb.Instance) map[string]string {
 		key := e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid())
 		url := base + "/nocloud/" + key + "/"
 		facts["metadata_url"] = url
+		facts["talos_url"] = base + "/talos/" + key + "/config.yaml"
 		facts["ignition_url"] = base + "/ignition/" + key + "/config.ign"
 		if i.GetSpec().GetNetworkConfig() != "" || m.GetSpec().GetNetwork() != nil || withoutDHCP(machineValue(m), e.networks) {
 			facts["network_config_url"] = url + "network-config"

@@ -80,6 +80,7 @@ func (e *Engine) liveWords(i *pb.Instance, m machine.Machine, base string) map[s
 	key := e.key.MetadataKey(i.GetMetadata().GetName(), i.GetMetadata().GetUid())
 	return map[string]string{
 		"ignition_url": base + "/ignition/" + key + "/config.ign",
+		"talos_url":    base + "/talos/" + key + "/config.yaml",
 		"metadata_url": base + "/nocloud/" + key + "/",
 		"hostname":     e.documents.document(i, m).Hostname,
 	}

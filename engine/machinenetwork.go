@@ -16,6 +16,7 @@ import (
 	"github.com/bedplate/bedplate/network/netplan"
 	"github.com/bedplate/bedplate/network/networkd"
 	"github.com/bedplate/bedplate/network/networkmanager"
+	"github.com/bedplate/bedplate/network/talos"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 )
@@ -66,6 +67,8 @@ type systemNetwork struct {
 	cloudInit []byte
 	// files are what Ignition writes.
 	files []ignition.File
+	// talos are patches of Talos' machine configuration.
+	talos []string
 }
 
 // systemNetwork returns the network of a machine with an image; the zero value
@@ -80,7 +83,11 @@ func (e *Engine) systemNetwork(m machine.Machine, image string) (systemNetwork, 
 	for _, g := range gaps {
 		e.log.Debug("a machine's network is not all in its metadata", "machine", m.Name, "err", g.Path+": "+g.Message)
 	}
-	return systemNetwork{data, ignitionFiles(c, i.GetSpec().GetOs())}, nil
+	// The host name is the instance's, which is said elsewhere.
+	unnamed := *c
+	unnamed.Hostname = ""
+	patch, _ := talos.Render(&unnamed) // the gaps are those of netplan, and what `bedplate machine network` lists
+	return systemNetwork{data, ignitionFiles(c, i.GetSpec().GetOs()), []string{string(patch)}}, nil
 }
 
 // managed are the systems whose network is NetworkManager's; others that are

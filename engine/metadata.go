@@ -113,6 +113,9 @@ func (d *documents) document(i *pb.Instance, m machine.Machine) metadata.Documen
 	}
 	n, err := d.network(m, i.GetSpec().GetImage())
 	doc.NetworkFiles = n.files
+	if t := i.GetSpec().GetTalos(); t != nil {
+		doc.Talos, doc.TalosPatches, doc.TalosNetwork = t.GetConfig(), t.GetPatches(), n.talos
+	}
 	if len(doc.NetworkConfig) == 0 {
 		doc.NetworkConfig, doc.NetworkErr = n.cloudInit, err
 	}

@@ -221,7 +221,8 @@ func (c *Controller) installing(inst *pb.Instance) bool {
 // so that it can't report in either.
 func (c *Controller) silent(ctx context.Context, inst *pb.Instance) (bool, error) {
 	image, err := c.imageOf(ctx, inst)
-	return image.GetConfiguration() == "none", err
+	// Talos runs nothing of ours.
+	return image.GetConfiguration() == "none" || image.GetConfiguration() == "talos", err
 }
 
 // live reports whether the instance's image runs in memory.

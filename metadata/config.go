@@ -37,6 +37,10 @@ type Document struct {
 	Ignition        string
 	KernelArguments []string
 	User            string
+	// Talos is a machine configuration of Talos Linux, with the user's patches
+	// and, before those, the machine's network.
+	Talos                      string
+	TalosPatches, TalosNetwork []string
 	// VendorData goes beside our own. Its first line must say what it is, such
 	// as #cloud-config.
 	VendorData []byte

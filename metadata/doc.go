@@ -4,6 +4,7 @@
 //
 //	GET /nocloud/{key}/meta-data, user-data, vendor-data, network-config
 //	GET /ignition/{key}/config.ign
+//	GET /talos/{key}/config.yaml
 //	POST /phone-home/{key}      cloud-init's phone_home, when the first boot is done
 //	GET /latest/meta-data/...   EC2 style, by the peer's address; also under dates
 //	GET /latest/user-data

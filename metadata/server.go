@@ -15,6 +15,7 @@ import (
 const (
 	nocloudPrefix   = "/nocloud/"
 	ignitionPrefix  = "/ignition/"
+	talosPrefix     = "/talos/"
 	phoneHomePrefix = "/phone-home/"
 	maxKey          = 128
 )
@@ -27,7 +28,7 @@ func versions() []string {
 
 // Prefixes are the path prefixes that Handler is to be mounted at.
 func Prefixes() []string {
-	prefixes := []string{nocloudPrefix, ignitionPrefix, phoneHomePrefix}
+	prefixes := []string{nocloudPrefix, ignitionPrefix, talosPrefix, phoneHomePrefix}
 	for _, v := range versions() {
 		prefixes = append(prefixes, "/"+v+"/")
 	}
@@ -62,6 +63,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+nocloudPrefix+"{key}/{file}", s.serveNoCloud)
 	mux.HandleFunc("GET "+ignitionPrefix+"{key}/config.ign", s.serveIgnition)
+	mux.HandleFunc("GET "+talosPrefix+"{key}/config.yaml", s.serveTalos)
 	mux.HandleFunc("POST "+phoneHomePrefix+"{key}", s.servePhoneHome)
 	for _, v := range versions() {
 		mux.HandleFunc("GET /"+v+"/{path...}", s.serveEC2)

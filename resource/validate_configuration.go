@@ -6,6 +6,7 @@ import (
 
 	"github.com/bedplate/bedplate/ignition"
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/talos"
 )
 
 // checkConfiguration looks at what an instance's system is to be told.
@@ -19,8 +20,22 @@ func checkConfiguration(s *pb.InstanceSpec, errs *FieldErrors) {
 			errs.add("spec.ignition", "%v", err)
 		}
 	}
+	checkTalos(s.GetTalos(), errs)
 	for i, arg := range s.GetKernelArguments() {
 		checkKernelArgument(joinIndex("spec.kernel_arguments", i), arg, errs)
+	}
+}
+
+func checkTalos(s *pb.InstanceTalos, errs *FieldErrors) {
+	if s.GetConfig() == "" {
+		return // missing, which the rules say
+	}
+	err := talos.Check(s.GetConfig(), s.GetPatches())
+	var patch *talos.PatchError
+	if errors.As(err, &patch) {
+		errs.add(joinIndex("spec.talos.patches", patch.Index), "%v", patch.Err)
+	} else if err != nil {
+		errs.add("spec.talos.config", "%v", err)
 	}
 }
 

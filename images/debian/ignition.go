@@ -26,25 +26,26 @@ done
 exit 0
 `,
 	"etc/initramfs-tools/scripts/init-bottom/ignition": `#!/bin/sh
-# Runs Ignition at the first boot, on the root that is mounted already.
+# Runs Ignition at the first boot, on the root that is mounted already. There is
+# nothing but klibc's programs here: no cp, no rm, no tail.
 [ "$1" = prereqs ] && exit 0
 . /scripts/functions
 flag=${rootmnt}/boot/ignition.firstboot
 [ -e "$flag" ] || exit 0
-mount -o remount,rw "${rootmnt}" || panic "Ignition: the root can't be written to"
+mount -o remount,rw none "${rootmnt}" || panic "Ignition: the root can't be written to"
 mkdir -p /usr/lib/ignition /run/ignition
 if [ -e "${rootmnt}/boot/ignition/config.ign" ]; then
-    cp "${rootmnt}/boot/ignition/config.ign" /usr/lib/ignition/user.ign
+    cat "${rootmnt}/boot/ignition/config.ign" >/usr/lib/ignition/user.ign
 fi
 for stage in fetch-offline fetch kargs disks mount files umount; do
     log_begin_msg "Ignition: $stage"
     ignition --root="${rootmnt}" --platform=metal --stage=$stage --log-to-stdout >/run/ignition/$stage.log 2>&1 || {
-        tail -n 20 /run/ignition/$stage.log
+        cat /run/ignition/$stage.log
         panic "Ignition: $stage failed"
     }
     log_end_msg
 done
-rm "$flag"
+nuke "$flag"
 sync
 exit 0
 `,

@@ -40,9 +40,11 @@ var allowed = map[string][]string{
 
 	// What people write for Ignition: checked where resources are, joined where metadata is.
 	"ignition": {},
+	// What people write for Talos Linux, likewise.
+	"talos": {},
 
 	// Typed access to the store, and what is written through it.
-	"resource": {"store", "proto", "machine", "layout", "network", "ignition"},
+	"resource": {"store", "proto", "machine", "layout", "network", "ignition", "talos"},
 	"event":    {"resource", "store", "proto"},
 
 	// Boot services: machine types only.
@@ -51,7 +53,7 @@ var allowed = map[string][]string{
 	"dhcp/lease": {"machine"},
 	"tftp":       {"machine"},
 	"ipxe":       {"machine"},
-	"metadata":   {"machine", "ignition"},
+	"metadata":   {"machine", "ignition", "talos"},
 	// Boot media are records in the store, enrol with tokens, and are images.
 	"media": {"machine", "machine/medium", "store", "store/bolt", "trust", "images/agentos", "images/iso"},
 

@@ -258,7 +258,7 @@ func baseSchema() schema {
 	fields := maps.Clone(disk.fields)
 	fields["size"] = num
 	s[typeDisk] = &object{name: typeDisk, fields: fields}
-	s[typeServer] = &object{name: typeServer, fields: map[string]field{"http_url": str, "registry": str, "metadata_url": str, "network_config_url": str, "ignition_url": str, "address": str}}
+	s[typeServer] = &object{name: typeServer, fields: map[string]field{"http_url": str, "registry": str, "metadata_url": str, "network_config_url": str, "ignition_url": str, "talos_url": str, "address": str}}
 	finish := s.message((&pb.ImageFinish{}).ProtoReflect().Descriptor())
 	s[typeLive] = &object{name: typeLive, fields: map[string]field{"kernel_url": str, "initramfs_url": str, "command_line": str}}
 	s[typeImage] = &object{name: typeImage, fields: map[string]field{

@@ -184,8 +184,10 @@ type InstanceSpec struct {
 	Ignition string `protobuf:"bytes,12,opt,name=ignition,proto3" json:"ignition,omitempty"`
 	// Further kernel arguments of the installed or live system, each `name` or `name=value`.
 	KernelArguments []string `protobuf:"bytes,13,rep,name=kernel_arguments,json=kernelArguments,proto3" json:"kernel_arguments,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// For images of Talos Linux.
+	Talos         *InstanceTalos `protobuf:"bytes,14,opt,name=talos,proto3" json:"talos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceSpec) Reset() {
@@ -309,6 +311,68 @@ func (x *InstanceSpec) GetKernelArguments() []string {
 	return nil
 }
 
+func (x *InstanceSpec) GetTalos() *InstanceTalos {
+	if x != nil {
+		return x.Talos
+	}
+	return nil
+}
+
+// InstanceTalos is the machine configuration of Talos Linux.
+type InstanceTalos struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Machine configuration as `talosctl gen config` makes it. At most 256 KiB.
+	Config string `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	// Strategic merges or JSON patches (RFC 6902), in order.
+	Patches       []string `protobuf:"bytes,2,rep,name=patches,proto3" json:"patches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceTalos) Reset() {
+	*x = InstanceTalos{}
+	mi := &file_bedplate_v1_instance_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceTalos) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceTalos) ProtoMessage() {}
+
+func (x *InstanceTalos) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_instance_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceTalos.ProtoReflect.Descriptor instead.
+func (*InstanceTalos) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_instance_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *InstanceTalos) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *InstanceTalos) GetPatches() []string {
+	if x != nil {
+		return x.Patches
+	}
+	return nil
+}
+
 // InstanceStatus is what was seen of an instance.
 type InstanceStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -335,7 +399,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_bedplate_v1_instance_proto_msgTypes[2]
+	mi := &file_bedplate_v1_instance_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +411,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_instance_proto_msgTypes[2]
+	mi := &file_bedplate_v1_instance_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +424,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_instance_proto_rawDescGZIP(), []int{2}
+	return file_bedplate_v1_instance_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InstanceStatus) GetState() InstanceState {
@@ -455,7 +519,7 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	"\bInstance\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.bedplate.v1.InstanceSpecR\x04spec\x123\n" +
-	"\x06status\x18\x03 \x01(\v2\x1b.bedplate.v1.InstanceStatusR\x06status\"\x9f\x05\n" +
+	"\x06status\x18\x03 \x01(\v2\x1b.bedplate.v1.InstanceStatusR\x06status\"\xd1\x05\n" +
 	"\fInstanceSpec\x12\"\n" +
 	"\amachine\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\amachine\x12$\n" +
 	"\bselector\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\bselector\x12\x1e\n" +
@@ -470,10 +534,14 @@ const file_bedplate_v1_instance_proto_rawDesc = "" +
 	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\bdiskHint\x122\n" +
 	"\astorage\x18\v \x01(\v2\x18.bedplate.v1.StorageSpecR\astorage\x12%\n" +
 	"\bignition\x18\f \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10R\bignition\x12<\n" +
-	"\x10kernel_arguments\x18\r \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\x1aQ\n" +
+	"\x10kernel_arguments\x18\r \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\x120\n" +
+	"\x05talos\x18\x0e \x01(\v2\x1a.bedplate.v1.InstanceTalosR\x05talos\x1aQ\n" +
 	"\vInputsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xf2\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"b\n" +
+	"\rInstanceTalos\x12#\n" +
+	"\x06config\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01(\x80\x80\x10R\x06config\x12,\n" +
+	"\apatches\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10 \"\br\x06\x10\x01(\x80\x80\x04R\apatches\"\xf2\x03\n" +
 	"\x0eInstanceStatus\x120\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1a.bedplate.v1.InstanceStateR\x05state\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x12\x18\n" +
@@ -513,34 +581,36 @@ func file_bedplate_v1_instance_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bedplate_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_bedplate_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_bedplate_v1_instance_proto_goTypes = []any{
 	(InstanceState)(0),            // 0: bedplate.v1.InstanceState
 	(*Instance)(nil),              // 1: bedplate.v1.Instance
 	(*InstanceSpec)(nil),          // 2: bedplate.v1.InstanceSpec
-	(*InstanceStatus)(nil),        // 3: bedplate.v1.InstanceStatus
-	nil,                           // 4: bedplate.v1.InstanceSpec.InputsEntry
-	(*Metadata)(nil),              // 5: bedplate.v1.Metadata
-	(*StorageSpec)(nil),           // 6: bedplate.v1.StorageSpec
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 8: google.protobuf.Value
+	(*InstanceTalos)(nil),         // 3: bedplate.v1.InstanceTalos
+	(*InstanceStatus)(nil),        // 4: bedplate.v1.InstanceStatus
+	nil,                           // 5: bedplate.v1.InstanceSpec.InputsEntry
+	(*Metadata)(nil),              // 6: bedplate.v1.Metadata
+	(*StorageSpec)(nil),           // 7: bedplate.v1.StorageSpec
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 9: google.protobuf.Value
 }
 var file_bedplate_v1_instance_proto_depIdxs = []int32{
-	5,  // 0: bedplate.v1.Instance.metadata:type_name -> bedplate.v1.Metadata
+	6,  // 0: bedplate.v1.Instance.metadata:type_name -> bedplate.v1.Metadata
 	2,  // 1: bedplate.v1.Instance.spec:type_name -> bedplate.v1.InstanceSpec
-	3,  // 2: bedplate.v1.Instance.status:type_name -> bedplate.v1.InstanceStatus
-	4,  // 3: bedplate.v1.InstanceSpec.inputs:type_name -> bedplate.v1.InstanceSpec.InputsEntry
-	6,  // 4: bedplate.v1.InstanceSpec.storage:type_name -> bedplate.v1.StorageSpec
-	0,  // 5: bedplate.v1.InstanceStatus.state:type_name -> bedplate.v1.InstanceState
-	7,  // 6: bedplate.v1.InstanceStatus.state_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: bedplate.v1.InstanceStatus.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 8: bedplate.v1.InstanceStatus.phone_home_time:type_name -> google.protobuf.Timestamp
-	8,  // 9: bedplate.v1.InstanceSpec.InputsEntry.value:type_name -> google.protobuf.Value
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 2: bedplate.v1.Instance.status:type_name -> bedplate.v1.InstanceStatus
+	5,  // 3: bedplate.v1.InstanceSpec.inputs:type_name -> bedplate.v1.InstanceSpec.InputsEntry
+	7,  // 4: bedplate.v1.InstanceSpec.storage:type_name -> bedplate.v1.StorageSpec
+	3,  // 5: bedplate.v1.InstanceSpec.talos:type_name -> bedplate.v1.InstanceTalos
+	0,  // 6: bedplate.v1.InstanceStatus.state:type_name -> bedplate.v1.InstanceState
+	8,  // 7: bedplate.v1.InstanceStatus.state_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: bedplate.v1.InstanceStatus.deadline:type_name -> google.protobuf.Timestamp
+	8,  // 9: bedplate.v1.InstanceStatus.phone_home_time:type_name -> google.protobuf.Timestamp
+	9,  // 10: bedplate.v1.InstanceSpec.InputsEntry.value:type_name -> google.protobuf.Value
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_instance_proto_init() }
@@ -556,7 +626,7 @@ func file_bedplate_v1_instance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_instance_proto_rawDesc), len(file_bedplate_v1_instance_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
