@@ -122,7 +122,7 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 // has changed.
 func refusedLogin(m *pb.Machine, d *decision, what string, r *pb.RefusedLogin) {
 	d.state = pb.MachineState_FAILED
-	d.cause = what + ": its BMC refuses the login of " + r.GetLogin()
+	d.cause = what + ": its BMC refuses the password: " + r.GetLogin()
 	d.nextAction = "correct the Secret or spec.bmc; or `bedplate machine bmc status " + m.Metadata.Name + " --retry` once the BMC would take it"
 }
 

@@ -103,7 +103,7 @@ func TestDecide_RefusedLogin(t *testing.T) {
 	for range 4 {
 		v.now = v.now.Add(time.Hour)
 		d = c.decideMachine(m, v)
-		if d.makeJob != nil || d.state != pb.MachineState_FAILED || !strings.Contains(d.cause, "secret/bmc version 7") || !strings.Contains(d.nextAction, "--retry") {
+		if d.makeJob != nil || d.state != pb.MachineState_FAILED || !strings.Contains(d.cause, "refuses the password: user root with secret/bmc version 7") || !strings.Contains(d.nextAction, "--retry") {
 			t.Fatalf("while its login is refused: job %v, %s: %s; %s", d.makeJob, d.state, d.cause, d.nextAction)
 		}
 		m = withDecision(m, d, v.now)

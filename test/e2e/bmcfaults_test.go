@@ -62,9 +62,12 @@ func TestBMCFaults(t *testing.T) {
 		if err := r.machine(names[i]).BMC().Board().SetFault(t.Context(), fault, false); err != nil {
 			t.Fatal(err)
 		}
-		// A pause that the server makes with a BMC is cut short by a person.
+		// A pause that the server makes with a BMC is cut short by a person, and a
+		// password that was refused is tried again. Its life may go on by that alone.
 		_, _ = r.run("machine", "bmc", "status", f.machine, "--retry")
-		r.must("machine", "retry", f.machine)
+		if out, err := r.run("machine", "retry", f.machine); err != nil && !strings.Contains(out+err.Error(), "nothing of its life has failed") {
+			t.Fatalf("machine retry %s: %v\n%s", f.machine, err, out)
+		}
 	}
 	r.together(names, func(r *rig, name string) { r.waitState(15*time.Minute, "machine", name, "available") })
 }
