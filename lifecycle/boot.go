@@ -79,6 +79,10 @@ func backoff(attempt uint32) time.Duration {
 // work takes one job through its attempts. It returns true when the job has
 // succeeded; until then d says what is waited for.
 func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, what string, ops func() []*pb.Operation) bool {
+	if r := m.GetStatus().GetBmc().GetRefusedLogin(); r != nil && (!v.follows(purpose, target) || v.job.GetStatus().GetState() == pb.JobState_JOB_FAILED) {
+		refusedLogin(m, d, what, r)
+		return false
+	}
 	if !v.follows(purpose, target) {
 		d.attempt = 1
 		c.begin(m, d, purpose, target, what, ops())
@@ -88,10 +92,6 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 	case pb.JobState_JOB_SUCCEEDED:
 		return true
 	case pb.JobState_JOB_FAILED, pb.JobState_JOB_CANCELLED:
-		if r := m.GetStatus().GetBmc().GetRefusedLogin(); r != nil {
-			refusedLogin(m, d, what, r)
-			return false
-		}
 		at := v.job.GetStatus().GetEndTime().AsTime().Add(backoff(d.attempt))
 		if !v.now.Before(at) {
 			d.attempt++
@@ -118,10 +118,10 @@ func (c *Controller) work(m *pb.Machine, v view, d *decision, purpose, target, w
 }
 
 // refusedLogin fails a machine whose BMC refuses the only login that is known:
-// each further attempt could lock the account. It goes on by itself when that
-// has changed.
+// each further attempt could lock the account. It begins anew by itself, and at
+// once, when that has changed.
 func refusedLogin(m *pb.Machine, d *decision, what string, r *pb.RefusedLogin) {
-	d.state = pb.MachineState_FAILED
+	d.state, d.attempt, d.standing.job = pb.MachineState_FAILED, 0, ""
 	d.cause = what + ": its BMC refuses the password: " + r.GetLogin()
 	d.nextAction = "correct the Secret or spec.bmc; or `bedplate machine bmc status " + m.Metadata.Name + " --retry` once the BMC would take it"
 }
