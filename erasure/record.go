@@ -175,13 +175,14 @@ const (
 )
 
 // levels says what each method is good for. The enhanced security erase of ATA
-// is a purge on magnetic disks alone, and so may be either.
+// and the overwrites of ATA and SCSI are a purge on magnetic disks alone, and so
+// may be either.
 var levels = map[string][]string{
 	"nvme-sanitize-crypto": {Purge}, "nvme-sanitize-block": {Purge}, "nvme-sanitize-overwrite": {Purge},
-	"nvme-format-crypto": {Purge}, "nvme-format-user": {Clear},
-	"ata-sanitize-crypto": {Purge}, "ata-sanitize-block": {Purge}, "ata-sanitize-overwrite": {Purge},
+	"nvme-format-crypto": {Clear}, "nvme-format-user": {Clear},
+	"ata-sanitize-crypto": {Purge}, "ata-sanitize-block": {Purge}, "ata-sanitize-overwrite": {Purge, Clear},
 	"ata-erase-enhanced": {Purge, Clear}, "ata-erase": {Clear},
-	"scsi-sanitize-crypto": {Purge}, "scsi-sanitize-block": {Purge}, "scsi-sanitize-overwrite": {Purge},
+	"scsi-sanitize-crypto": {Purge}, "scsi-sanitize-block": {Purge}, "scsi-sanitize-overwrite": {Purge, Clear},
 	"secure-discard": {Clear}, "discard": {Clear}, "overwrite": {Clear},
 }
 

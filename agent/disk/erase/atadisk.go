@@ -147,7 +147,7 @@ func (d *ataDisk) methods() []method {
 	}
 	for _, s := range d.sanitizes() {
 		if s.has {
-			out = append(out, method{name: s.name, level: Purge, deep: true, blocked: blocked, run: func(ctx context.Context, done advance) error {
+			out = append(out, method{name: s.name, level: sanitizeLevel(s.name, d.rotational), deep: true, blocked: blocked, run: func(ctx context.Context, done advance) error {
 				return d.sanitizeBy(ctx, s.action, done)
 			}})
 		}

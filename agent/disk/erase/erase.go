@@ -5,7 +5,7 @@
 // # Methods, the strongest first
 //
 //	nvme-sanitize-crypto, -block, -overwrite    purge   NVMe Sanitize (NVM Express Base 2.0 §5.24)
-//	nvme-format-crypto                          purge   Format NVM, secure erase setting 2 (§5.17)
+//	nvme-format-crypto                          clear   Format NVM, secure erase setting 2 (§5.17)
 //	nvme-format-user                            clear   Format NVM, secure erase setting 1
 //	ata-sanitize-crypto, -block, -overwrite     purge   Sanitize Device (ACS-3 §4.18)
 //	ata-erase-enhanced                          purge on magnetic disks, clear on flash: SECURITY ERASE UNIT (ACS-3 §4.17)
@@ -17,7 +17,10 @@
 //
 // Clear and purge are the words of NIST SP 800-88r1 §2.5 and IEEE 2883 §3:
 // cleared data can't be read back through the disk's interface, purged data
-// not in a laboratory either. Where the two differ the lower level is given.
+// not in a laboratory either. Where the two differ the lower level is given:
+// Format NVM is a purge by NIST's table A-8, and by IEEE 2883 at most where the
+// maker says so of its cryptographic erase. The overwrites of ATA and SCSI count
+// as clear on flash.
 // ATA's Sanitize comes before its security erase, which locks the disk with a
 // password while it runs, and which firmware usually has frozen.
 //

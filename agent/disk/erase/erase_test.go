@@ -88,7 +88,7 @@ func TestErase_NVMe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want(t, out["nvme0n1"], outcome{Method: "nvme-format-crypto", Level: Purge, OK: true, Verified: "sample zeros", Tried: []string{"nvme-sanitize-crypto", "nvme-sanitize-block", "nvme-sanitize-overwrite"}})
+		want(t, out["nvme0n1"], outcome{Method: "nvme-format-crypto", Level: Clear, OK: true, Verified: "sample zeros", Tried: []string{"nvme-sanitize-crypto", "nvme-sanitize-block", "nvme-sanitize-overwrite"}})
 		if got := strings.Join(n.commands, ", "); got != "sanitize crypto erase, sanitize exit failure mode, sanitize block erase, sanitize exit failure mode, sanitize overwrite, sanitize exit failure mode, format 1 ses 2" {
 			t.Errorf("commands: %s", got)
 		}
@@ -200,7 +200,7 @@ func TestErase_NVMe(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "1 of 2 disks not erased: nvme0n2 (serial-nvme0n2): device or resource busy") {
 			t.Errorf("error = %v", err)
 		}
-		want(t, out["nvme0n1"], outcome{Method: "nvme-format-crypto", Level: Purge, OK: true, Verified: "sample zeros", Tried: []string{"nvme-sanitize-crypto", "nvme-sanitize-block", "nvme-sanitize-overwrite"}})
+		want(t, out["nvme0n1"], outcome{Method: "nvme-format-crypto", Level: Clear, OK: true, Verified: "sample zeros", Tried: []string{"nvme-sanitize-crypto", "nvme-sanitize-block", "nvme-sanitize-overwrite"}})
 		want(t, out["nvme0n2"], outcome{})
 		if n.namespaces[2].data[5000] == 0 {
 			t.Error("the namespace in use was erased")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Levels of NIST SP 800-88r1 §2.5.
@@ -88,4 +89,15 @@ func (w wish) wanted(offered []method) []method {
 // stopped is the error of a method when ctx has ended.
 func stopped(ctx context.Context) error {
 	return fmt.Errorf("stopped: %w", context.Cause(ctx))
+}
+
+// sanitizeLevel is the level of a sanitize operation of ATA or SCSI. An overwrite
+// is a purge on magnetic disks; of flash, whose blocks are written elsewhere
+// each time, NIST SP 800-88r1 table A-8 names block erase and cryptographic
+// erase alone.
+func sanitizeLevel(name string, rotational bool) string {
+	if strings.HasSuffix(name, "-overwrite") && !rotational {
+		return Clear
+	}
+	return Purge
 }

@@ -113,7 +113,7 @@ func (d *nvmeDisk) methods() []method {
 		erase       nvme.Erase
 		can         bool
 	}{
-		{"nvme-format-crypto", Purge, nvme.EraseCrypto, d.controller.CanCrypto}, {"nvme-format-user", Clear, nvme.EraseUserData, true},
+		{"nvme-format-crypto", Clear, nvme.EraseCrypto, d.controller.CanCrypto}, {"nvme-format-user", Clear, nvme.EraseUserData, true},
 	} {
 		if f.can {
 			out = append(out, method{name: f.name, level: f.level, shared: d.formatsAll(), deep: d.formatsAll(), blocked: blocked, run: func(ctx context.Context, _ advance) error {

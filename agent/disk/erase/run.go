@@ -194,7 +194,7 @@ func (r *run) connect(ctx context.Context, t *target) driver {
 	case "sata":
 		d = &ataDisk{port: port, poll: r.s.Poll, rotational: t.disk.GetRotational(), now: r.s.Now}
 	case "sas", "scsi": // Bridges to USB hang on commands that they don't know.
-		d = &scsiDisk{port: port, poll: r.s.Poll}
+		d = &scsiDisk{port: port, rotational: t.disk.GetRotational(), poll: r.s.Poll}
 	default:
 		return d
 	}

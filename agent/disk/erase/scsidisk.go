@@ -11,9 +11,10 @@ import (
 
 // scsiDisk is a disk behind SCSI commands.
 type scsiDisk struct {
-	port   Port
-	poll   time.Duration
-	offers []scsi.Action
+	rotational bool
+	port       Port
+	poll       time.Duration
+	offers     []scsi.Action
 }
 
 var scsiSanitizes = []struct {
@@ -44,7 +45,7 @@ func (d *scsiDisk) methods() []method {
 	for _, s := range scsiSanitizes {
 		for _, offered := range d.offers {
 			if offered == s.action {
-				out = append(out, method{name: s.name, level: Purge, deep: true, run: func(ctx context.Context, done advance) error {
+				out = append(out, method{name: s.name, level: sanitizeLevel(s.name, d.rotational), deep: true, run: func(ctx context.Context, done advance) error {
 					return d.sanitize(ctx, s.action, done)
 				}})
 			}
