@@ -19,7 +19,7 @@ DEPS = qemu-system-x86 ipxe-qemu ovmf ipxe shim-signed grub-efi-amd64-signed gru
        dpkg xz-utils zstd busybox-static dnsmasq-base openssh-client iproute2 swtpm swtpm-tools
 
 # Foreign clients, relay agents and tools that the end-to-end tests hold against us.
-E2E_DEPS = btrfs-progs tcpdump netplan.io network-manager frr bird2 containerd isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
+E2E_DEPS = btrfs-progs ignition tcpdump netplan.io network-manager frr bird2 containerd isc-dhcp-relay isc-dhcp-client udhcpc atftp tftp-hpa curl qemu-utils mount procps lldpd ipmitool redfishtool python3-sushy openipmi
 
 .DEFAULT_GOAL := build
 .PHONY: e2e-all e2e-life e2e-boot e2e-faults build agentos debian-image storage-image ignition-image live-image deps e2e-deps clean test e2e demo bench check
@@ -34,12 +34,12 @@ test:
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 ## e2e: real firmware in QEMU, foreign DHCP servers and clients, crashes
-e2e: e2e-deps build agentos debian-image storage-image ignition-image live-image
+e2e: e2e-deps build agentos debian-image storage-image
 	@$(MAKE) -j3 e2e-life e2e-boot e2e-faults
 
 ## e2e-all: the same, and what the gate has no time for: every medium and firmware, storage under Secure Boot and crashes
 e2e-all: export BEDPLATE_E2E_ALL = 1
-e2e-all: e2e
+e2e-all: ignition-image live-image e2e
 
 # Two that boot at a time are as many as two cores carry. The third, faults of
 # BMCs, does little but wait for deadlines.

@@ -23,6 +23,10 @@ done
 for lib in /lib/*/libnss_files.so.* /usr/lib/*/security/pam_permit.so; do
     [ ! -e "$lib" ] || copy_exec "$lib"
 done
+# Debian's build labels what it wrote (setfiles) whether there is SELinux or not.
+# There is none in this image, so there is nothing to do.
+printf '#!/bin/sh\nexit 0\n' >"$DESTDIR/usr/sbin/setfiles"
+chmod 755 "$DESTDIR/usr/sbin/setfiles"
 exit 0
 `,
 	"etc/initramfs-tools/scripts/init-bottom/ignition": `#!/bin/sh
@@ -54,7 +58,11 @@ exit 0
 // ignitionOwn are files of an image without cloud-init: it asks DHCP on every
 // port that has a link, and makes its host keys itself.
 var ignitionOwn = map[string]string{
-	ignitionFlag:                                        "",
+	ignitionFlag: "",
+	// Debian's Ignition reads it for the policy to label by, and fails without one.
+	"etc/selinux/config": "SELINUX=disabled\nSELINUXTYPE=targeted\n",
+	// Debian's Ignition writes keys there, as on Fedora CoreOS.
+	"etc/ssh/sshd_config.d/20-ignition.conf":            "AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys.d/ignition\n",
 	"etc/systemd/network/90-dhcp.network":               "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
 	"etc/systemd/system/ssh.service.d/10-hostkeys.conf": "[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n",
 }

@@ -77,6 +77,9 @@ spec:
 // TestIgnition installs Debian with Debian's own Ignition in its initramfs, and
 // looks from inside whether the system is what Butane and the image's data said.
 func TestIgnition(t *testing.T) {
+	if !all() {
+		t.Skip("SKIPPED: `make e2e-all` does it")
+	}
 	if _, err := os.Stat(ignitionImage); err != nil {
 		t.Fatalf("%v: run `make ignition-image`", err)
 	}
