@@ -56,6 +56,12 @@ e2e-boot:
 e2e-faults:
 	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 80m -run '^($(FAULTS))$$' ./test/e2e
 
+## e2e-stack: stacks on a real control plane with simulated nodes; builds Kubernetes at first, which takes minutes
+# BEDPLATE_STACK_EXAMPLES names a folder with published manifests and the chart of Cilium; without it they are left out.
+.PHONY: e2e-stack
+e2e-stack:
+	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 40m ./test/stack
+
 ## bench: what the speed claims rest on, each against its peer in one run
 bench: build agentos debian-image
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./test/bench/...

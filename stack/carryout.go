@@ -21,7 +21,7 @@ const (
 	// look is how often a gate is looked at; slowly after a minute.
 	look     = 500 * time.Millisecond
 	lookSlow = 3 * time.Second
-	// waitWithin bounds how long a rollback waits for what was there before.
+	// rollbackTime bounds a rollback, with the wait for what was there before.
 	rollbackTime = 5 * time.Minute
 )
 
@@ -349,10 +349,10 @@ func (c *Controller) restore(ctx context.Context, j *job, l *prepared) (string, 
 	for {
 		problems, err := g.Look(ctx)
 		if err == nil && len(problems) == 0 {
-			return fmt.Sprintf("rolled back to revision %d (%s), which is healthy", good.Number, good.Version), nil
+			return fmt.Sprintf("rolled back to revision %d, which is healthy", good.Number), nil
 		}
 		if !sleep(ctx, look) {
-			return fmt.Sprintf("rolled back to revision %d (%s), which isn't healthy yet: %s", good.Number, good.Version, summary(problems)), nil
+			return fmt.Sprintf("rolled back to revision %d, which isn't healthy yet: %s", good.Number, summary(problems)), nil
 		}
 	}
 }

@@ -35,7 +35,7 @@ import (
 const (
 	// retryWait is how long an unreachable cluster is left alone.
 	retryWait = 15 * time.Second
-	// driftInterval is how often a stack is compared with its cluster.
+	// driftInterval is how often a stack is compared with its cluster, unless said otherwise.
 	driftInterval = 5 * time.Minute
 	// maxStacks bounds how many stacks are worked on at once.
 	maxStacks = 8
@@ -62,9 +62,11 @@ type Config struct {
 	// Machines describes the machines for expressions.
 	Machines func(ctx context.Context) ([]any, error)
 	// Event makes the op that records an event about a stack.
-	Event  func(name, reason, message string, warning bool) store.Op
-	Now    func() time.Time
-	Logger *slog.Logger
+	Event func(name, reason, message string, warning bool) store.Op
+	// DriftInterval is how often a stack is compared with its cluster. 0: every 5 minutes.
+	DriftInterval time.Duration
+	Now           func() time.Time
+	Logger        *slog.Logger
 }
 
 // Controller carries stacks out. Use New and Run, each once.
@@ -83,6 +85,9 @@ type Controller struct {
 
 // New opens the content store.
 func New(cfg Config) (*Controller, error) {
+	if cfg.DriftInterval == 0 {
+		cfg.DriftInterval = driftInterval
+	}
 	c, err := catalog.Builtin()
 	if err != nil {
 		return nil, err
@@ -112,7 +117,7 @@ func (c *Controller) PutContent(ctx context.Context, next func() ([]byte, error)
 // Run works on stacks until ctx is done, and returns when all work has stopped.
 func (c *Controller) Run(ctx context.Context) error {
 	defer c.active.Wait()
-	tick := time.NewTicker(retryWait)
+	tick := time.NewTicker(min(retryWait, c.cfg.DriftInterval))
 	defer tick.Stop()
 	changed := make(chan string, 64)
 	var follow sync.WaitGroup

@@ -11,7 +11,7 @@ import (
 // lookForDrift compares what was applied with what is there, when it is time.
 func (c *Controller) lookForDrift(ctx context.Context, s *pb.Stack) error {
 	policy := s.GetSpec().GetDrift()
-	if policy == "ignore" || c.cfg.Now().Sub(s.GetStatus().GetDriftCheckTime().AsTime()) < driftInterval {
+	if policy == "ignore" || c.cfg.Now().Sub(s.GetStatus().GetDriftCheckTime().AsTime()) < c.cfg.DriftInterval {
 		return nil
 	}
 	cluster, _, err := c.connect(ctx, s)

@@ -292,5 +292,5 @@ func (c *Controller) succeed(ctx context.Context, j *job, l *prepared) error {
 	return c.layer(ctx, j.name(), l.Name, func(st *pb.StackLayerStatus) {
 		st.EndTime = c.now()
 		c.settled(st, l, last)
-	}, "LayerReady", l.Name+" "+l.rendered.Version, false)
+	}, "LayerReady", strings.TrimSpace(l.Name+" "+l.rendered.Version), false)
 }

@@ -65,7 +65,11 @@ func (c *Controller) planLayer(ctx context.Context, j *job, l *prepared, left *i
 	if err != nil {
 		return nil, err
 	}
-	changes, err := j.cluster.Plan(ctx, objects, j.owner(l.Name))
+	wanted := objects
+	if last := l.record.last(); last != nil && last.Ready && last.Inputs == l.inputs {
+		wanted = slices.DeleteFunc(slices.Clone(objects), apply.Transient)
+	}
+	changes, err := j.cluster.Plan(ctx, wanted, j.owner(l.Name))
 	if err != nil {
 		return nil, err
 	}

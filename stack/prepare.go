@@ -24,7 +24,7 @@ import (
 // fetches bounds how many sources are fetched at once.
 const fetches = 4
 
-// work is a stack on its cluster, with all that is needed to apply it.
+// job is a stack on its cluster, with all that is needed to apply it.
 type job struct {
 	stack   *pb.Stack
 	cluster *apply.Cluster

@@ -79,9 +79,17 @@ func (c *Cluster) planOne(ctx context.Context, o *unstructured.Unstructured, own
 
 // Drift returns the objects that are not what was applied, with what differs.
 func (c *Cluster) Drift(ctx context.Context, objects []*unstructured.Unstructured, owner Owner) ([]Change, error) {
-	changes, err := c.Plan(ctx, objects, owner)
+	lasting := slices.DeleteFunc(slices.Clone(objects), Transient)
+	changes, err := c.Plan(ctx, lasting, owner)
 	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(changes, func(ch Change) bool { return ch.Action == "unchanged" || ch.Action == "unknown" }), nil
+}
+
+// Transient reports whether an object goes by itself once it is done: a Job
+// with ttlSecondsAfterFinished, such as Contour's for its certificates.
+func Transient(o *unstructured.Unstructured) bool {
+	_, found, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "ttlSecondsAfterFinished")
+	return found && o.GetKind() == "Job"
 }

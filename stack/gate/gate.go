@@ -85,6 +85,8 @@ func (g *Gate) look(ctx context.Context, o *unstructured.Unstructured, nodes fun
 	ref := apply.RefOf(o)
 	live, err := g.Cluster.Get(ctx, ref)
 	switch {
+	case apierrors.IsNotFound(err) && apply.Transient(o):
+		return nil, nil
 	case apierrors.IsNotFound(err):
 		return []Problem{{Ref: ref, Message: "is not there any more"}}, nil
 	case errors.Is(err, apply.ErrNoKind):
