@@ -124,13 +124,19 @@ func (a *imageAPI) UploadImage(stream grpc.ClientStreamingServer[pb.UploadImageR
 	if digest == "" {
 		digest = image.GetSpec().GetDigest()
 	}
-	got, err := a.s.cfg.Images.Put(ctx, image, header.GetSizeBytes(), digest, content)
+	checked := a.s.checkContent(image, content)
+	defer checked.Close()
+	got, err := a.s.cfg.Images.Put(ctx, image, header.GetSizeBytes(), digest, checked)
+	if err == nil {
+		err = checked.finish()
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return hookError(fmt.Errorf("storing image/%s: %w", header.GetName(), err))
 	}
+	got.Signature = checked.signature(got.GetDigest(), a.s)
 	if image, err = a.uploaded(ctx, header.GetName(), got); err != nil {
 		return err
 	}
@@ -190,7 +196,7 @@ func withContent(s, got *pb.ImageStatus) *pb.ImageStatus {
 	s.Digest, s.SizeBytes, s.Source = got.GetDigest(), got.GetSizeBytes(), got.GetSource()
 	s.IndexDigest, s.DiskBytes, s.Chunks = got.GetIndexDigest(), got.GetDiskBytes(), got.GetChunks()
 	s.DataBytes, s.StoredBytes, s.NewBytes = got.GetDataBytes(), got.GetStoredBytes(), got.GetNewBytes()
-	s.Damage, s.VerifyTime = "", nil
+	s.Damage, s.VerifyTime, s.Signature = "", nil, got.GetSignature()
 	return s
 }
 

@@ -43,6 +43,9 @@ func (a *imageAPI) ImportImage(r *pb.ImportImageRequest, stream grpc.ServerStrea
 	if err != nil {
 		return err
 	}
+	if err := a.s.mayBeUnsigned(image); err != nil {
+		return hookError(fmt.Errorf("importing image/%s: %w", r.GetName(), err))
+	}
 	got, pinned, err := a.s.cfg.Images.Fetch(ctx, image, r, throttled(a.s.cfg.DB.Now, stream.Send))
 	if err != nil {
 		return hookError(fmt.Errorf("importing image/%s: %w", r.GetName(), err))

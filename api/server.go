@@ -62,13 +62,15 @@ type Config struct {
 	Workflows Workflows
 	Machines  MachineViews
 	Images    ImageContent
-	Media     BootMedia
-	Instances InstanceChecker
-	Rules     RuleChecker
-	History   MachineHistory
-	BMCs      BMCs
-	Consoles  Consoles
-	Stacks    Stacks
+	// Signatures checks images as they are uploaded; nil: none is.
+	Signatures SignatureChecker
+	Media      BootMedia
+	Instances  InstanceChecker
+	Rules      RuleChecker
+	History    MachineHistory
+	BMCs       BMCs
+	Consoles   Consoles
+	Stacks     Stacks
 
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil: none.

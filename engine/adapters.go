@@ -260,6 +260,9 @@ func (e *Engine) imageFacts(name string, m *pb.Machine) (map[string]any, error) 
 	if url == "" && i.GetSpec().GetLive() == nil {
 		return nil, fmt.Errorf("image %s has neither a URL nor content: import it with `bedplate image import %s --file …`", name, name)
 	}
+	if err := e.signatures.allow(i); err != nil {
+		return nil, err
+	}
 	finish, err := finishFacts(i.GetSpec())
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", name, err)

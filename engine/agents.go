@@ -142,7 +142,7 @@ func (e *Engine) buildAPI(context.Context) error {
 	e.api, err = api.New(api.Config{
 		Address: e.cfg.bind(e.cfg.apiPort()), TLS: cert.TLS(), Version: e.cfg.Version, DB: e.db, Events: e.events, Sealer: e.sealer, Rand: e.cfg.Rand,
 		Templates: templates{e.workflow}, Workflows: workflows{e.workflow}, Machines: machineViews{e.db, e.lifecycle, e.fleet, e.timeline, e.explainConsole},
-		Images: imageContent{e}, Media: bootMedia{e}, Instances: instanceChecker{}, Rules: ruleChecker{}, Stacks: e.stacks, BMCs: bmcViews{e.fleet, e}, Consoles: consoleViews{e.consoles}, History: e.history, Logger: e.log, Registerer: e.registry,
+		Images: imageContent{e}, Signatures: e.signatures, Media: bootMedia{e}, Instances: instanceChecker{}, Rules: ruleChecker{}, Stacks: e.stacks, BMCs: bmcViews{e.fleet, e}, Consoles: consoleViews{e.consoles}, History: e.history, Logger: e.log, Registerer: e.registry,
 	})
 	return err
 }

@@ -42,6 +42,10 @@ type Config struct {
 	AgentOSDir string
 	// ImageStoreSize bounds what the image store takes, in bytes; 0: its file system, less 1 GiB.
 	ImageStoreSize int64
+	// ImageCatalog is a folder with more entries of the image catalogue; empty: none.
+	ImageCatalog string
+	// RequireImageSignature refuses images that no key of the catalogue has signed.
+	RequireImageSignature bool
 	// RegistryAllow and RegistryInsecure are about the registry mirror; see package registry.
 	RegistryAllow, RegistryInsecure []string
 	// FirstNetwork makes a Network for the first of Interfaces if there is none at all.

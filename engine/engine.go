@@ -30,6 +30,7 @@ import (
 	"github.com/bedplate/bedplate/discovery"
 	"github.com/bedplate/bedplate/event"
 	"github.com/bedplate/bedplate/images"
+	"github.com/bedplate/bedplate/images/catalog"
 	"github.com/bedplate/bedplate/images/registry"
 	"github.com/bedplate/bedplate/inspection/history"
 	"github.com/bedplate/bedplate/ipxe"
@@ -76,6 +77,8 @@ type Engine struct {
 	timeline  *timeline.Recorder
 	bootFiles *ipxe.BootFiles
 	images    *images.Store
+	// signatures knows whose images count.
+	signatures signatures
 
 	dhcp      *dhcp.Server
 	tftp      *tftp.Server
@@ -161,6 +164,11 @@ func (e *Engine) openTrust(dir string) (err error) {
 	if e.signer, err = trust.OpenSigner(dir, e.ca); err != nil {
 		return err
 	}
+	known, err := catalog.Open(e.cfg.ImageCatalog)
+	if err != nil {
+		return fmt.Errorf("reading the image catalogue: %w", err)
+	}
+	e.signatures = signatures{known, e.cfg.RequireImageSignature, e.cfg.Now}
 	if e.images, err = images.Open(images.Config{Dir: filepath.Join(dir, "images"), Limit: e.cfg.ImageStoreSize, Now: e.cfg.Now, Log: e.log, Metrics: e.registry}); err != nil {
 		return err
 	}

@@ -61,9 +61,17 @@ func (e *Engine) live(image *pb.Image, i *pb.Instance, m machine.Machine, base s
 // URL that an Image has, or a URL.
 func (e *Engine) liveFile(ref, base string) (string, error) {
 	if strings.Contains(ref, "://") {
+		if e.signatures.all {
+			return "", fmt.Errorf("%s is a URL, where nothing says whose it is, and %s: import it, and name the image", ref, e.signatures.why())
+		}
 		return ref, nil
 	}
 	image, ok := e.catalogue.get(ref)
+	if ok {
+		if err := e.signatures.allow(image); err != nil {
+			return "", err
+		}
+	}
 	switch {
 	case !ok:
 		return "", fmt.Errorf("there is no image %s: import it with `bedplate image import %s --file … --configuration none`", ref, ref)

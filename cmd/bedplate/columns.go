@@ -168,6 +168,7 @@ func imageColumns() (narrow, wide []column) {
 			of("DISK", func(i *pb.Image) string { return someBytes(i.GetStatus().GetDiskBytes()) }),
 			of("STORED", func(i *pb.Image) string { return someBytes(i.GetStatus().GetStoredBytes()) }),
 			of("DIGEST", func(i *pb.Image) string { return orElse(i.GetSpec().GetDigest(), i.GetStatus().GetDigest()) }),
+			of("SIGNED BY", func(i *pb.Image) string { return i.GetStatus().GetSignature().GetSignedBy() }),
 			of("URL", func(i *pb.Image) string { return i.GetSpec().GetUrl() }),
 			of("MESSAGE", func(i *pb.Image) string { return i.GetStatus().GetMessage() }),
 		}

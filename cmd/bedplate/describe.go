@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
 	"github.com/bedplate/bedplate/resource"
 
@@ -61,6 +63,11 @@ func (a *app) describe(ctx context.Context, c *client, obj resource.Object) erro
 		p.stack(o)
 	case *pb.Template:
 		p.template(o)
+	case *pb.Image:
+		p.common(obj)
+		if err := p.fields(withoutProof(o)); err != nil {
+			return err
+		}
 	default:
 		p.common(obj)
 		if err := p.fields(obj); err != nil {
@@ -72,6 +79,15 @@ func (a *app) describe(ctx context.Context, c *client, obj resource.Object) erro
 	}
 	_, err := fmt.Fprint(a.stdout, p.out.String())
 	return err
+}
+
+// withoutProof leaves out what only programs read.
+func withoutProof(i *pb.Image) *pb.Image {
+	i = proto.CloneOf(i)
+	if o := i.GetSpec().GetOrigin(); o != nil {
+		o.Checksums, o.Signature, o.Keys = nil, nil, nil
+	}
+	return i
 }
 
 // common writes what all resources have.

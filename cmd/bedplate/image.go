@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -29,7 +30,7 @@ const uploadChunk = 512 << 10
 
 func newImageCommand(a *app) *cobra.Command {
 	noun := newNounCommand(a, mustKind("Image"), "Operating system images")
-	noun.AddCommand(newImportCommand(a), newImageVerifyCommand(a), newImagePruneCommand(a), newImageCatalogCommand(a))
+	noun.AddCommand(newImportCommand(a), newImageVerifyCommand(a), newImagePruneCommand(a), newImageCatalogCommand(a), newImageBundleCommand(a))
 	return noun
 }
 
@@ -42,6 +43,7 @@ type importer struct {
 	insecure  bool
 	noConvert bool
 	spec      pb.ImageSpec
+	from      releaseFlags
 }
 
 // sources is how many of the flags that say where the content is were given.
@@ -57,9 +59,16 @@ func (im *importer) sources() (n int) {
 func newImportCommand(a *app) *cobra.Command {
 	im := &importer{app: a}
 	cmd := &cobra.Command{
-		Use:   "import NAME --file FILE | --url URL | --oci REF",
-		Short: "Add an image from a file, which is sent to the server, from a URL, or from an OCI registry",
+		Use:   "import NAME[@VERSION|@CHANNEL] | NAME --file FILE | NAME --url URL | NAME --oci REF",
+		Short: "Add an operating system of the catalogue, or an image from a file, a URL or an OCI registry",
 		Long: `Add an image, or give one that is there new content.
+
+With the name of an entry of the catalogue ("bedplate image catalog") its release
+is fetched by this command, from the publisher, a mirror, a folder or a bundle.
+Its signature is checked by the keys that the catalogue pins, then its digest; then
+it is sent to the server, which checks both again. A transfer that breaks off
+goes on where it was. Proxies are those of the environment (HTTPS_PROXY). With
+@VERSION or a source, NAME is always an entry's; @CHANNEL/VERSION says both.
 
 A file is sent to the server's image store, from which machines get it. The store
 keeps it in compressed chunks, without zeros, and what several images have in common
@@ -67,14 +76,23 @@ once; files may be raw, qcow2, VMDK, VHDX or VHD, as they are or compressed. Wit
 --no-convert it is kept as it is. With --oci the server fetches an artefact that has a
 disk as a layer, or a container image with one in /disk. With a URL, machines get it from there; give the digest, so that they write nothing else
 to their disks. Compression and format are told from the content unless given.`,
-		Example: "  bedplate image import debian-13 --file debian-13.raw.zst --os debian --os-version 13\n  bedplate image import talos --url https://images.example/metal-amd64.raw.xz --digest sha256:…",
+		Example: "  bedplate image import debian-13 --file debian-13.raw.zst --os debian --os-version 13\n  bedplate image import flatcar@beta\n  bedplate image import rocky@9.6-20250531.0 --mirror https://mirror.example/rocky\n  bedplate image import ubuntu@24.04/20250805 --dir /media/usb --key ubuntu.asc\n  bedplate image import talos --url https://images.example/metal-amd64.raw.xz --digest sha256:…",
 		Args:    args(cobra.ExactArgs(1)),
+		ValidArgsFunction: func(_ *cobra.Command, words []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(words) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return catalogNames(im.from.catalog), cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, words []string) error {
-			if im.sources() != 1 {
-				return usageError{errors.New("give one of --file, --url and --oci")}
+			if err := im.check(words[0]); err != nil {
+				return usageError{err}
 			}
 			if im.noConvert {
 				im.spec.Storage = "file"
+			}
+			if im.from.asked(words[0], im.sources()) {
+				return a.with(cmd.Context(), func(c *client) error { return im.importRelease(cmd.Context(), c, words[0]) })
 			}
 			return a.with(cmd.Context(), func(c *client) error { return im.run(cmd.Context(), c, words[0]) })
 		},
@@ -86,6 +104,7 @@ to their disks. Compression and format are told from the content unless given.`,
 	flags.StringVar(&im.secret, "oci-secret", "", "`Secret` with username and password for the registry")
 	flags.BoolVar(&im.insecure, "oci-insecure", false, "speak to the registry over plain HTTP")
 	flags.BoolVar(&im.noConvert, "no-convert", false, "keep the file, and send it to machines, as it is: raw or qcow2 only")
+	im.releaseFlags(cmd)
 	flags.StringVar(&im.spec.Digest, "digest", "", "sha256: and the digest of the file (compressed, if it is)")
 	flags.StringVar(&im.spec.Os, "os", "", "operating system, such as debian")
 	flags.StringVar(&im.spec.OsVersion, "os-version", "", "its version")
@@ -93,12 +112,40 @@ to their disks. Compression and format are told from the content unless given.`,
 	flags.StringVar(&im.spec.Format, "format", "", "raw, qcow2, vmdk, vhdx or vhd")
 	flags.StringVar(&im.spec.Compression, "compression", "", "none, gzip, bzip2, xz or zstd")
 	flags.Uint32Var(&im.spec.RootPartition, "root-partition", 0, "number of the root partition; 0: the largest")
-	flags.StringVar(&im.spec.Configuration, "configuration", "", "cloud-init or none")
+	flags.StringVar(&im.spec.Configuration, "configuration", "", "cloud-init, ignition, talos or none")
+	flags.StringVar(&im.from.as, "as", "", "`name` of the image (default: NAME-VERSION)")
+	flags.StringVar(&im.from.bundle, "bundle", "", "`file` that \"bedplate image bundle\" has written")
+	flags.BoolVar(&im.from.signed, "require-signature", false, "refuse what its publisher hasn't signed, here and on machines")
 	completeFlag(cmd, "arch", "x86_64", "aarch64")
 	completeFlag(cmd, "format", "raw", "qcow2", "vmdk", "vhdx", "vhd")
 	completeFlag(cmd, "compression", "none", "gzip", "bzip2", "xz", "zstd")
-	completeFlag(cmd, "configuration", "cloud-init", "none")
+	completeFlag(cmd, "configuration", "cloud-init", "ignition", "talos", "none")
 	return cmd
+}
+
+// releaseFlags are about where releases come from.
+func (im *importer) releaseFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&im.from.mirror, "mirror", "", "`URL` that takes the place of scheme and host of the publisher's URLs")
+	flags.StringVar(&im.from.dir, "dir", "", "`folder` that has the release's files, under the publisher's names")
+	flags.StringVar(&im.from.key, "key", "", "`file` with the publisher's public keys, in place of fetching them; their fingerprints have to be the catalogue's")
+	flags.StringVar(&im.from.cache, "cache", "", "`folder` for what is being fetched (default: in the user's cache)")
+	catalogFlag(cmd, &im.from.catalog)
+}
+
+// check says which flags can't go together.
+func (im *importer) check(name string) error {
+	fromFile := map[bool]int{true: 1}
+	sources := im.sources() + fromFile[im.from.mirror != ""] + fromFile[im.from.dir != ""] + fromFile[im.from.bundle != ""]
+	switch {
+	case sources > 1:
+		return errors.New("give one of --file, --url, --oci, --mirror, --dir and --bundle")
+	case im.url+im.oci != "" && im.from.asked(name, im.sources()):
+		return errors.New("--url and --oci are for images of your own: leave them out, or the @")
+	case im.file == "-" && strings.Contains(name, "@"):
+		return errors.New("the standard input has no checksums beside it: give --file a file")
+	}
+	return nil
 }
 
 func (im *importer) run(ctx context.Context, c *client, name string) error {
@@ -170,12 +217,15 @@ func (im *importer) declare(ctx context.Context, c *client, name string) error {
 	case err == nil:
 		image = out.(*pb.Image)
 		// What is known of the old content says nothing of the new one.
-		image.Spec.Digest, image.Spec.SizeBytes, image.Spec.Format, image.Spec.Compression = "", 0, "", ""
+		image.Spec.Digest, image.Spec.SizeBytes, image.Spec.Format, image.Spec.Compression, image.Spec.Origin = "", 0, "", "", nil
 		image.Spec.Storage = ""
 	case codeOf(err) != codes.NotFound:
 		return err
 	}
 	image.Status = nil
+	if im.spec.Finish != nil {
+		image.Spec.Finish = nil
+	}
 	proto.Merge(image.Spec, &im.spec)
 	image.Spec.Url = im.url
 	if err := resource.Validate(image); err != nil {

@@ -79,7 +79,7 @@ func catalogEntry(c *catalog.Catalog, name string) (*catalog.Entry, error) {
 	if near := resource.Nearest(name, c.Names()); near != "" {
 		return nil, hint(err, "did you mean "+near+"?")
 	}
-	return nil, hint(err, "`bedplate image catalog` lists what is")
+	return nil, hint(err, "`bedplate image catalog` lists what is; an image of your own needs --file or --url")
 }
 
 func (a *app) printImageCatalog(entries []*catalog.Entry, format string) error {

@@ -106,9 +106,9 @@ hint: `+"`bedplate image import --help` says how it is used"+`
 error: opening the image: open nowhere.raw: no such file or directory
 [exit code 1]
 `)
-	mustPrint(t, a, "image import talos", `
-error: give one of --file, --url and --oci
-hint: `+"`bedplate image import --help` says how it is used"+`
+	mustPrint(t, a, "image import my-image", `
+error: "my-image" is not in the image catalogue
+hint: `+"`bedplate image catalog` lists what is; an image of your own needs --file or --url"+`
 [exit code 2]
 `)
 }

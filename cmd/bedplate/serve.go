@@ -57,6 +57,8 @@ boot information beside the one that does.`,
 	flags.StringVar(&f.cfg.AgentOSDir, "agentos-dir", "", "`directory` with the agent's system, vmlinuz and initramfs.zst (default: agentos in the data directory)")
 	flags.StringSliceVar(&f.cfg.IPXEDirs, "ipxe-dir", nil, "`directory` with boot files that go before the distribution's; may be repeated")
 	flags.StringVar(&f.storeSize, "image-store-size", "", "`size` that the image store may take, such as 200GiB (default: its file system, less 1 GiB)")
+	flags.StringVar(&f.cfg.ImageCatalog, "image-catalog", "", "`folder` with more entries of the image catalogue (*.yaml), whose keys count as well")
+	flags.BoolVar(&f.cfg.RequireImageSignature, "require-image-signature", false, "neither take nor install images that no key of the image catalogue has signed")
 	flags.StringSliceVar(&f.cfg.RegistryAllow, "registry-allow", nil, "OCI `registry` that container steps may use; may be repeated (default: all)")
 	flags.StringSliceVar(&f.cfg.RegistryInsecure, "registry-insecure", nil, "OCI `registry` that is spoken to over plain HTTP; may be repeated")
 	flags.DurationVar(&f.cfg.BMC.PollInterval, "bmc-poll-interval", fleet.DefaultPollInterval, "how often each BMC is asked for power and health; negative: never")

@@ -8,6 +8,7 @@ package catalog
 
 import (
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,6 +57,8 @@ type Entry struct {
 	// RootPartition as Image.spec.root_partition has it.
 	RootPartition   uint32   `yaml:"root_partition"`
 	KernelArguments []string `yaml:"kernel_arguments"`
+	// Finish is what is put right on the disk, as Image.spec.finish has it.
+	Finish map[string]any `yaml:"finish"`
 	// Console is where its kernel writes to without further arguments.
 	Console string `yaml:"console"`
 	// User is the one that gets the SSH keys; empty: none.
@@ -118,6 +121,15 @@ type Key struct {
 
 // Text returns the entry's file.
 func (e *Entry) Text() string { return string(e.text) }
+
+// FinishJSON returns Finish as JSON.
+func (e *Entry) FinishJSON() ([]byte, error) {
+	text, err := json.Marshal(e.Finish)
+	if err != nil {
+		return nil, fmt.Errorf("reading finish of the entry %s: %w", e.Name, err)
+	}
+	return text, nil
+}
 
 // Signed reports whether every file's origin can be checked.
 func (e *Entry) Signed() bool {

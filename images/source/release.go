@@ -2,8 +2,11 @@ package source
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -63,7 +66,7 @@ func (f *Fetcher) Release(ctx context.Context, r *catalog.Release) ([]File, erro
 	var all []File
 	for _, rf := range r.Files {
 		file, err := f.file(ctx, r, rf)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, ErrNotFound) || errors.Is(err, checksum.ErrNotListed) {
 			err = f.near(ctx, r, err)
 		}
 		if err != nil {
@@ -156,6 +159,30 @@ func (p Proof) Expected(t signature.Trust) (want checksum.Digest, signedBy strin
 		want, err = checksum.Find(list, p.Name)
 	}
 	return want, signedBy, err
+}
+
+// Check reads content to its end, checks that the proof is about it, and returns its SHA-256
+// and the fingerprint of the key that vouches for it; that is empty where nothing was signed.
+func (p Proof) Check(t signature.Trust, content io.Reader) (digest, signedBy string, err error) {
+	want, signedBy, err := p.Expected(t)
+	if err != nil {
+		return "", "", err
+	}
+	own, theirs := sha256.New(), want.Hash()
+	content = io.TeeReader(content, io.MultiWriter(own, theirs))
+	if p.Of == "file" {
+		if signedBy, err = signature.Detached(t, content, p.Signature); err != nil {
+			return "", "", fmt.Errorf("checking the signature: %w", err)
+		}
+	}
+	if _, err := io.Copy(io.Discard, content); err != nil {
+		return "", "", fmt.Errorf("reading what was signed: %w", err)
+	}
+	digest = "sha256:" + hex.EncodeToString(own.Sum(nil))
+	if want != "" && !want.Is(theirs) {
+		return "", "", fmt.Errorf("%s has %s, not %s: %w", p.Name, digest, want, ErrDigest)
+	}
+	return digest, signedBy, nil
 }
 
 func (f *Fetcher) checkFile(e *catalog.Entry, p Proof, path string) (string, error) {

@@ -169,6 +169,10 @@ type ImageSpec struct {
 	// How the server's image store keeps it: chunks or file. Empty: chunks. As a file it is kept, and
 	// sent to machines, byte by byte as it came, which only raw and qcow2 can be.
 	Storage string `protobuf:"bytes,25,opt,name=storage,proto3" json:"storage,omitempty"`
+	// Where it is from, and what proves it. The server checks it again when the content comes.
+	Origin *ImageOrigin `protobuf:"bytes,12,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Neither take content nor put it on machines unless a key of the image catalogue has signed it.
+	RequireSignature bool `protobuf:"varint,13,opt,name=require_signature,json=requireSignature,proto3" json:"require_signature,omitempty"`
 	// What is put right on the disk right after the image was written.
 	Finish *ImageFinish `protobuf:"bytes,30,opt,name=finish,proto3" json:"finish,omitempty"`
 	// A system that is booted from the network and runs in memory. An instance of it writes to no disk.
@@ -291,6 +295,20 @@ func (x *ImageSpec) GetStorage() string {
 	return ""
 }
 
+func (x *ImageSpec) GetOrigin() *ImageOrigin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *ImageSpec) GetRequireSignature() bool {
+	if x != nil {
+		return x.RequireSignature
+	}
+	return false
+}
+
 func (x *ImageSpec) GetFinish() *ImageFinish {
 	if x != nil {
 		return x.Finish
@@ -380,6 +398,192 @@ func (x *ImageLive) GetKernelArguments() []string {
 	return nil
 }
 
+// ImageOrigin is where an image is from, and what its publisher says and signs about its file.
+type ImageOrigin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Entry of the image catalogue, whose keys count.
+	Entry   string `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// URL that it is published at.
+	Url string `protobuf:"bytes,4,opt,name=url,proto3" json:"url,omitempty"`
+	// gpg, minisign or cosign (with a key). Empty: nothing was signed.
+	Kind string `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What was signed: file or checksums.
+	Of string `protobuf:"bytes,6,opt,name=of,proto3" json:"of,omitempty"`
+	// Name of the file in the list of checksums.
+	File string `protobuf:"bytes,7,opt,name=file,proto3" json:"file,omitempty"`
+	// The list of checksums, the signature and the public keys, as published.
+	Checksums     []byte `protobuf:"bytes,8,opt,name=checksums,proto3" json:"checksums,omitempty"`
+	Signature     []byte `protobuf:"bytes,9,opt,name=signature,proto3" json:"signature,omitempty"`
+	Keys          []byte `protobuf:"bytes,10,opt,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageOrigin) Reset() {
+	*x = ImageOrigin{}
+	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageOrigin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageOrigin) ProtoMessage() {}
+
+func (x *ImageOrigin) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageOrigin.ProtoReflect.Descriptor instead.
+func (*ImageOrigin) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ImageOrigin) GetEntry() string {
+	if x != nil {
+		return x.Entry
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ImageOrigin) GetChecksums() []byte {
+	if x != nil {
+		return x.Checksums
+	}
+	return nil
+}
+
+func (x *ImageOrigin) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ImageOrigin) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// ImageSignature is what the server has found about an image's signature.
+type ImageSignature struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digest of the content that it is about.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Fingerprint of the key.
+	SignedBy      string                 `protobuf:"bytes,2,opt,name=signed_by,json=signedBy,proto3" json:"signed_by,omitempty"`
+	CheckTime     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageSignature) Reset() {
+	*x = ImageSignature{}
+	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageSignature) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageSignature) ProtoMessage() {}
+
+func (x *ImageSignature) ProtoReflect() protoreflect.Message {
+	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageSignature.ProtoReflect.Descriptor instead.
+func (*ImageSignature) Descriptor() ([]byte, []int) {
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ImageSignature) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageSignature) GetSignedBy() string {
+	if x != nil {
+		return x.SignedBy
+	}
+	return ""
+}
+
+func (x *ImageSignature) GetCheckTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CheckTime
+	}
+	return nil
+}
+
 // ImageFinish is what is put right on a disk after an image was written to it,
 // in this order.
 type ImageFinish struct {
@@ -403,7 +607,7 @@ type ImageFinish struct {
 
 func (x *ImageFinish) Reset() {
 	*x = ImageFinish{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	mi := &file_bedplate_v1_image_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +619,7 @@ func (x *ImageFinish) String() string {
 func (*ImageFinish) ProtoMessage() {}
 
 func (x *ImageFinish) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[3]
+	mi := &file_bedplate_v1_image_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +632,7 @@ func (x *ImageFinish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageFinish.ProtoReflect.Descriptor instead.
 func (*ImageFinish) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{3}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ImageFinish) GetGrow() bool {
@@ -495,7 +699,7 @@ type ImageFile struct {
 
 func (x *ImageFile) Reset() {
 	*x = ImageFile{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	mi := &file_bedplate_v1_image_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +711,7 @@ func (x *ImageFile) String() string {
 func (*ImageFile) ProtoMessage() {}
 
 func (x *ImageFile) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[4]
+	mi := &file_bedplate_v1_image_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +724,7 @@ func (x *ImageFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageFile.ProtoReflect.Descriptor instead.
 func (*ImageFile) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{4}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImageFile) GetPartition() string {
@@ -581,7 +785,7 @@ type ImageBootEntry struct {
 
 func (x *ImageBootEntry) Reset() {
 	*x = ImageBootEntry{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[5]
+	mi := &file_bedplate_v1_image_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +797,7 @@ func (x *ImageBootEntry) String() string {
 func (*ImageBootEntry) ProtoMessage() {}
 
 func (x *ImageBootEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[5]
+	mi := &file_bedplate_v1_image_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +810,7 @@ func (x *ImageBootEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageBootEntry.ProtoReflect.Descriptor instead.
 func (*ImageBootEntry) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{5}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ImageBootEntry) GetLabel() string {
@@ -653,14 +857,16 @@ type ImageStatus struct {
 	Damage     string                 `protobuf:"bytes,12,opt,name=damage,proto3" json:"damage,omitempty"`
 	VerifyTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=verify_time,json=verifyTime,proto3" json:"verify_time,omitempty"`
 	// What was imported, such as `qcow2` or `raw, zstd`.
-	Source        string `protobuf:"bytes,14,opt,name=source,proto3" json:"source,omitempty"`
+	Source string `protobuf:"bytes,14,opt,name=source,proto3" json:"source,omitempty"`
+	// Who signed the content. Empty: nobody whom the server knows.
+	Signature     *ImageSignature `protobuf:"bytes,15,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImageStatus) Reset() {
 	*x = ImageStatus{}
-	mi := &file_bedplate_v1_image_proto_msgTypes[6]
+	mi := &file_bedplate_v1_image_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +878,7 @@ func (x *ImageStatus) String() string {
 func (*ImageStatus) ProtoMessage() {}
 
 func (x *ImageStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_bedplate_v1_image_proto_msgTypes[6]
+	mi := &file_bedplate_v1_image_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +891,7 @@ func (x *ImageStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStatus.ProtoReflect.Descriptor instead.
 func (*ImageStatus) Descriptor() ([]byte, []int) {
-	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{6}
+	return file_bedplate_v1_image_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ImageStatus) GetState() ImageState {
@@ -786,6 +992,13 @@ func (x *ImageStatus) GetSource() string {
 	return ""
 }
 
+func (x *ImageStatus) GetSignature() *ImageSignature {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 var File_bedplate_v1_image_proto protoreflect.FileDescriptor
 
 const file_bedplate_v1_image_proto_rawDesc = "" +
@@ -794,7 +1007,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x05Image\x121\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x15.bedplate.v1.MetadataR\bmetadata\x12*\n" +
 	"\x04spec\x18\x02 \x01(\v2\x16.bedplate.v1.ImageSpecR\x04spec\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xd2\x05\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.bedplate.v1.ImageStatusR\x06status\"\xb1\x06\n" +
 	"\tImageSpec\x12\x1a\n" +
 	"\x03url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x03url\x127\n" +
 	"\x06digest\x18\x02 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^(sha256:[0-9a-f]{64})?$R\x06digest\x12<\n" +
@@ -812,6 +1025,8 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"cloud-initR\bignitionR\x05talosR\x04noneR\rconfiguration\x121\n" +
 	"\bhandover\x18\v \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04autoR\x06rebootR\bhandover\x12/\n" +
 	"\astorage\x18\x19 \x01(\tB\x15\xbaH\x12r\x10R\x00R\x06chunksR\x04fileR\astorage\x120\n" +
+	"\x06origin\x18\f \x01(\v2\x18.bedplate.v1.ImageOriginR\x06origin\x12+\n" +
+	"\x11require_signature\x18\r \x01(\bR\x10requireSignature\x120\n" +
 	"\x06finish\x18\x1e \x01(\v2\x18.bedplate.v1.ImageFinishR\x06finish\x12*\n" +
 	"\x04live\x18\x1f \x01(\v2\x16.bedplate.v1.ImageLiveR\x04live\"\xc0\x01\n" +
 	"\tImageLive\x12\"\n" +
@@ -819,7 +1034,24 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x06kernel\x12/\n" +
 	"\tinitramfs\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\b\"\ar\x05\x10\x01\x18\x80\x10R\tinitramfs\x12 \n" +
 	"\x06rootfs\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06rootfs\x12<\n" +
-	"\x10kernel_arguments\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\"\xae\x02\n" +
+	"\x10kernel_arguments\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\bR\x0fkernelArguments\"\xfb\x02\n" +
+	"\vImageOrigin\x12\x1d\n" +
+	"\x05entry\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05entry\x12!\n" +
+	"\achannel\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\achannel\x12!\n" +
+	"\aversion\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18?R\aversion\x12\x1a\n" +
+	"\x03url\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x03url\x122\n" +
+	"\x04kind\x18\x05 \x01(\tB\x1e\xbaH\x1br\x19R\x00R\x03gpgR\bminisignR\x06cosignR\x04kind\x12(\n" +
+	"\x02of\x18\x06 \x01(\tB\x18\xbaH\x15r\x13R\x00R\x04fileR\tchecksumsR\x02of\x12\x1c\n" +
+	"\x04file\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x04file\x12'\n" +
+	"\tchecksums\x18\b \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x10R\tchecksums\x12'\n" +
+	"\tsignature\x18\t \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x04R\tsignature\x12\x1d\n" +
+	"\x04keys\x18\n" +
+	" \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x10R\x04keys\"\x80\x01\n" +
+	"\x0eImageSignature\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x1b\n" +
+	"\tsigned_by\x18\x02 \x01(\tR\bsignedBy\x129\n" +
+	"\n" +
+	"check_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\xae\x02\n" +
 	"\vImageFinish\x12\x12\n" +
 	"\x04grow\x18\x01 \x01(\bR\x04grow\x12(\n" +
 	"\x10reset_machine_id\x18\x02 \x01(\bR\x0eresetMachineId\x12/\n" +
@@ -839,7 +1071,7 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x0eImageBootEntry\x12\x1d\n" +
 	"\x05label\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18xR\x05label\x12 \n" +
 	"\x06loader\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06loader\x12\x1a\n" +
-	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xf0\x03\n" +
+	"\bfallback\x18\x03 \x01(\bR\bfallback\"\xab\x04\n" +
 	"\vImageStatus\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.bedplate.v1.ImageStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -860,7 +1092,8 @@ const file_bedplate_v1_image_proto_rawDesc = "" +
 	"\x06damage\x18\f \x01(\tR\x06damage\x12;\n" +
 	"\vverify_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"verifyTime\x12\x16\n" +
-	"\x06source\x18\x0e \x01(\tR\x06source*_\n" +
+	"\x06source\x18\x0e \x01(\tR\x06source\x129\n" +
+	"\tsignature\x18\x0f \x01(\v2\x1b.bedplate.v1.ImageSignatureR\tsignature*_\n" +
 	"\n" +
 	"ImageState\x12\x1b\n" +
 	"\x17IMAGE_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
@@ -881,35 +1114,40 @@ func file_bedplate_v1_image_proto_rawDescGZIP() []byte {
 }
 
 var file_bedplate_v1_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bedplate_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_bedplate_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_bedplate_v1_image_proto_goTypes = []any{
 	(ImageState)(0),               // 0: bedplate.v1.ImageState
 	(*Image)(nil),                 // 1: bedplate.v1.Image
 	(*ImageSpec)(nil),             // 2: bedplate.v1.ImageSpec
 	(*ImageLive)(nil),             // 3: bedplate.v1.ImageLive
-	(*ImageFinish)(nil),           // 4: bedplate.v1.ImageFinish
-	(*ImageFile)(nil),             // 5: bedplate.v1.ImageFile
-	(*ImageBootEntry)(nil),        // 6: bedplate.v1.ImageBootEntry
-	(*ImageStatus)(nil),           // 7: bedplate.v1.ImageStatus
-	(*Metadata)(nil),              // 8: bedplate.v1.Metadata
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*ImageOrigin)(nil),           // 4: bedplate.v1.ImageOrigin
+	(*ImageSignature)(nil),        // 5: bedplate.v1.ImageSignature
+	(*ImageFinish)(nil),           // 6: bedplate.v1.ImageFinish
+	(*ImageFile)(nil),             // 7: bedplate.v1.ImageFile
+	(*ImageBootEntry)(nil),        // 8: bedplate.v1.ImageBootEntry
+	(*ImageStatus)(nil),           // 9: bedplate.v1.ImageStatus
+	(*Metadata)(nil),              // 10: bedplate.v1.Metadata
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_bedplate_v1_image_proto_depIdxs = []int32{
-	8,  // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
+	10, // 0: bedplate.v1.Image.metadata:type_name -> bedplate.v1.Metadata
 	2,  // 1: bedplate.v1.Image.spec:type_name -> bedplate.v1.ImageSpec
-	7,  // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
-	4,  // 3: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
-	3,  // 4: bedplate.v1.ImageSpec.live:type_name -> bedplate.v1.ImageLive
-	5,  // 5: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
-	6,  // 6: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
-	0,  // 7: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
-	9,  // 8: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: bedplate.v1.ImageStatus.verify_time:type_name -> google.protobuf.Timestamp
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 2: bedplate.v1.Image.status:type_name -> bedplate.v1.ImageStatus
+	4,  // 3: bedplate.v1.ImageSpec.origin:type_name -> bedplate.v1.ImageOrigin
+	6,  // 4: bedplate.v1.ImageSpec.finish:type_name -> bedplate.v1.ImageFinish
+	3,  // 5: bedplate.v1.ImageSpec.live:type_name -> bedplate.v1.ImageLive
+	11, // 6: bedplate.v1.ImageSignature.check_time:type_name -> google.protobuf.Timestamp
+	7,  // 7: bedplate.v1.ImageFinish.files:type_name -> bedplate.v1.ImageFile
+	8,  // 8: bedplate.v1.ImageFinish.boot_entry:type_name -> bedplate.v1.ImageBootEntry
+	0,  // 9: bedplate.v1.ImageStatus.state:type_name -> bedplate.v1.ImageState
+	11, // 10: bedplate.v1.ImageStatus.import_time:type_name -> google.protobuf.Timestamp
+	11, // 11: bedplate.v1.ImageStatus.verify_time:type_name -> google.protobuf.Timestamp
+	5,  // 12: bedplate.v1.ImageStatus.signature:type_name -> bedplate.v1.ImageSignature
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_bedplate_v1_image_proto_init() }
@@ -924,7 +1162,7 @@ func file_bedplate_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bedplate_v1_image_proto_rawDesc), len(file_bedplate_v1_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
