@@ -19,7 +19,8 @@ func (r *room) secret(name, password string) {
 	r.mu.Lock()
 	r.secrets[name] = map[string]string{"password": password}
 	r.mu.Unlock()
-	s, err := resource.Get[*pb.Secret](r.t.Context(), r.db, name)
+	_, err := resource.Get[*pb.Secret](r.t.Context(), r.db, name)
+	var s *pb.Secret
 	if err != nil {
 		s, err = resource.Create(r.t.Context(), r.db, &pb.Secret{Metadata: &pb.Metadata{Name: name}})
 	} else {

@@ -165,8 +165,13 @@ spec:
 		})
 		t.Logf("active to wiped, verified and available: %s", time.Since(began).Round(time.Second))
 	}
-	for _, name := range names {
-		t.Logf("%s:\n%s", name, r.must("machine", "timeline", name))
+	for name := range address {
+		timeline := r.must("machine", "timeline", name)
+		t.Logf("%s:\n%s", name, timeline)
+		// They waited in the agent, and went over to the installed system from there.
+		if !strings.Contains(timeline, "  kexec ") {
+			t.Errorf("machine %s went through its firmware", name)
+		}
 	}
 }
 
