@@ -270,6 +270,27 @@ func TestController_SilentImage(t *testing.T) {
 	r.eventually("active without a report", r.instanceIs("web", pb.InstanceState_INSTANCE_ACTIVE))
 }
 
+func TestController_LiveImage(t *testing.T) {
+	r := newRack(t)
+	r.start()
+	r.addInspected("web-1")
+	r.add(&pb.Image{Metadata: &pb.Metadata{Name: "live"}, Spec: &pb.ImageSpec{Live: &pb.ImageLive{Kernel: "k"}}})
+	r.add(&pb.Instance{Metadata: &pb.Metadata{Name: "web"}, Spec: &pb.InstanceSpec{Machine: "web-1", Image: "live"}})
+	r.eventually("provisioning", func() bool { return r.instance("web").GetStatus().GetWorkflow() != "" })
+	name := r.instance("web").GetStatus().GetWorkflow()
+	wf, err := resource.Get[*pb.Workflow](t.Context(), r.db, name)
+	if err != nil || wf.GetSpec().GetTemplate() != TemplateLive {
+		t.Fatalf("it gets the template %q, %v", wf.GetSpec().GetTemplate(), err)
+	}
+	r.end(name, pb.WorkflowState_SUCCEEDED)
+	r.eventually("booting", r.instanceIs("web", pb.InstanceState_INSTANCE_BOOTING))
+	if err := r.ctl.PhoneHome(t.Context(), "web", "10.77.0.31"); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("active", r.instanceIs("web", pb.InstanceState_INSTANCE_ACTIVE))
+	r.eventually("machine active", r.machineIs("web-1", pb.MachineState_ACTIVE))
+}
+
 func TestController_WholeLife(t *testing.T) {
 	r := newRack(t)
 	r.start()
