@@ -173,6 +173,14 @@ func (c *Cluster) Apply(ctx context.Context, objects []*unstructured.Unstructure
 		if err != nil {
 			return err
 		}
+		if i <= rankDefinition && len(later) > 0 {
+			// What all others are in, or made of, is waited for: the webhook of
+			// another layer may be what refuses a namespace.
+			if err := c.applyLater(ctx, later, func() { done++; progress(done) }); err != nil {
+				return err
+			}
+			later = nil
+		}
 		if i == rankDefinition && len(group) > 0 {
 			if err := c.established(ctx, group); err != nil {
 				return err

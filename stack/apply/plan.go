@@ -84,7 +84,10 @@ func (c *Cluster) Drift(ctx context.Context, objects []*unstructured.Unstructure
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(changes, func(ch Change) bool { return ch.Action == "unchanged" || ch.Action == "unknown" }), nil
+	return slices.DeleteFunc(changes, func(ch Change) bool {
+		// What a webhook refuses to look at can't be compared, and isn't changed for that.
+		return ch.Action == "unchanged" || ch.Action == "unknown" || ch.Err != nil
+	}), nil
 }
 
 // Transient reports whether an object goes by itself once it is done: a Job
