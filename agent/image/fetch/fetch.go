@@ -90,7 +90,7 @@ func (s *Server) Chunk(ctx context.Context, buf []byte, e chunk.Entry) ([]byte, 
 	err := s.retry(ctx, func() error {
 		return s.get(ctx, "/chunks/"+e.Digest.String(), func(r io.Reader, size int64) error {
 			if size >= 0 && size != int64(len(buf)) {
-				return final(fmt.Errorf("chunk %s: the server has %d bytes, its index says %d", e.Digest, size, len(buf)))
+				return final(fmt.Errorf("chunk %s: the server has %d bytes, its index says %d: its copy is damaged; check it with `bedplate image verify`", e.Digest, size, len(buf)))
 			}
 			if _, err := io.ReadFull(r, buf); err != nil {
 				return fmt.Errorf("chunk %s: %w", e.Digest, noEOF(err))

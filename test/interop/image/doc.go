@@ -1,0 +1,2 @@
+// Package image tests the server's image store against the agent that writes from it.
+package image
