@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	pb "github.com/bedplate/bedplate/proto/bedplate/v1"
+	"github.com/bedplate/bedplate/resource"
 	"github.com/bedplate/bedplate/stack/apply"
 )
 
@@ -215,7 +216,21 @@ func (r *rig) crash(t *testing.T) {
 		}
 		return true, ""
 	})
-	s := r.wait("crash", pb.StackState_STACK_FAILED, 2*time.Minute)
+	var s *pb.Stack
+	eventually(t, 2*time.Minute, "the stack has failed", func() (bool, string) {
+		// No kubelet says that the pods have ended, so that the rollback would wait for them.
+		now := int64(0)
+		list, err := pods.List(t.Context(), metav1.ListOptions{})
+		for _, p := range list.Items {
+			if p.GetDeletionTimestamp() != nil {
+				_ = pods.Delete(t.Context(), p.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now})
+			}
+		}
+		if err == nil {
+			s, err = resource.Get[*pb.Stack](t.Context(), r.db, "crash")
+		}
+		return s.GetStatus().GetState() == pb.StackState_STACK_FAILED, fmt.Sprint(err, s.GetStatus())
+	})
 	for _, want := range []string{"ImagePullBackOff: example.invalid/app:1: not found", "ended with exit code 3 (Error)"} {
 		if !strings.Contains(s.GetStatus().GetCause(), want) {
 			t.Errorf("the cause doesn't say %q:\n%s", want, s.GetStatus().GetCause())
