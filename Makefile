@@ -64,7 +64,8 @@ e2e-stack:
 
 ## bench: what the speed claims rest on, each against its peer in one run
 bench: build agentos debian-image
-	$(GO) test -run '^$$' -bench . -benchtime 3x ./test/bench/...
+	$(GO) test -run '^$$' -bench . -skip ImagePipeline -benchtime 3x ./test/bench/...
+	$(GO) test -run '^$$' -bench ImagePipeline -benchtime 1x ./test/bench
 	$(GO) test -run '^$$' -bench . ./dhcp/... ./machine/index ./store/bolt ./lab
 	BEDPLATE_E2E=1 $(GO) test -run TestProvision -count=1 -v -timeout 30m ./test/bench
 
