@@ -64,6 +64,10 @@ spec: {boot_timeout: 6m, expect: {secure_boot: "on"}}
 	if err := r.machine("sb").BMC().Board().EnableSecureBoot(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
+	// It is in force from the next boot on, which is the one that releases it.
+	if err := r.machine("sb").PowerOff(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	r.must("instance", "delete", "sb")
 	r.eventually(installTime, "the machine is free again", func() error {
 		if out, err := r.run("get", "instance", "sb"); err == nil {
