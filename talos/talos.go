@@ -101,7 +101,7 @@ func validated(out configpatcher.Output) ([]byte, error) {
 		return nil, fmt.Errorf("reading the patched configuration: %w", line(err))
 	}
 	if _, err := c.Validate(metal{}); err != nil {
-		return nil, fmt.Errorf("Talos refuses the configuration: %w", line(err)) //nolint:staticcheck // a name
+		return nil, fmt.Errorf("the configuration is none for Talos: %w", line(err))
 	}
 	return c.EncodeBytes(encoder.WithComments(encoder.CommentsDisabled))
 }

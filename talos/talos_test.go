@@ -82,7 +82,7 @@ func TestCheck(t *testing.T) {
 		"nothing":                      {"", nil, "there is no machine configuration"},
 		"something else":               {"apiVersion: v1alpha1\nkind: HostnameConfig\nhostname: a\nauto: \"off\"\n", nil, "no machine configuration"},
 		"a key that there is not":      {strings.Replace(good, "clusterName:", "clusterNam:", 1), nil, "clusterNam"},
-		"a missing control plane":      {"version: v1alpha1\nmachine: {type: worker}\ncluster: {clusterName: a}\n", nil, "Talos refuses the configuration"},
+		"a missing control plane":      {"version: v1alpha1\nmachine: {type: worker}\ncluster: {clusterName: a}\n", nil, "the configuration is none for Talos"},
 		"a patch with a wrong key":     {good, []string{"machine: {nodeLabels: {a: b}}", "machine: {nodelabels: {a: b}}"}, "patch 1: "},
 		"a patch of what is not there": {good, []string{`[{"op": "remove", "path": "/nothing/here"}]`}, "patch"},
 		"too much":                     {strings.Repeat("#", MaxSize+1), nil, "at most"},

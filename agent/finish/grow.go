@@ -135,7 +135,7 @@ func growBtrfs(dir *os.File, _ disk.Part) error {
 	var args [4096]byte // fd: 64 bits, then a name
 	copy(args[8:], "max")
 	if err := ioctl(dir, btrfsResize, unsafe.Pointer(&args)); err != nil {
-		return fmt.Errorf("Btrfs refuses: %w", err)
+		return fmt.Errorf("growing Btrfs: %w", err)
 	}
 	return nil
 }

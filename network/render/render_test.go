@@ -259,6 +259,7 @@ func TestTalos(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out[0].Data)
 			}
+			//lint:ignore SA1019 it is the form that is rendered
 			for _, device := range p.RawV1Alpha1().MachineConfig.MachineNetwork.NetworkInterfaces {
 				warnings, err := v1alpha1.ValidateNetworkDevices(device, map[string]string{}, v1alpha1.CheckDeviceInterface, v1alpha1.CheckDeviceAddressing, v1alpha1.CheckDeviceRoutes)
 				if err != nil || len(warnings) > 0 {

@@ -278,7 +278,7 @@ func (r *rig) foreign(t *testing.T) {
 func (r *rig) drift(t *testing.T) {
 	r = r.sub(t)
 	r.apply(fmt.Sprintf(header, "drift") + configMap("d", "1"))
-	s := r.wait("drift", pb.StackState_STACK_READY, time.Minute)
+	r.wait("drift", pb.StackState_STACK_READY, time.Minute)
 	maps, err := r.kube.For(schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}, "d")
 	if err != nil {
 		t.Fatal(err)
@@ -288,7 +288,7 @@ func (r *rig) drift(t *testing.T) {
 	if _, err := maps.Update(t.Context(), live, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	s = r.wait("drift", pb.StackState_STACK_DRIFTED, time.Minute)
+	s := r.wait("drift", pb.StackState_STACK_DRIFTED, time.Minute)
 	if got := s.GetStatus().GetLayers()[0].GetDrift(); !slices.Equal(got, []string{"ConfigMap d/d was changed"}) {
 		t.Errorf("the drift is %v", got)
 	}
