@@ -16,9 +16,9 @@ import (
 // secret stores a Secret as the API would, so that its version and the watch are real.
 func (r *room) secret(name, password string) {
 	r.t.Helper()
-	r.mu.Lock()
+	r.mu.Lock() // The watch tells the fleet at once, which must find password and version.
+	defer r.mu.Unlock()
 	r.secrets[name] = map[string]string{"password": password}
-	r.mu.Unlock()
 	_, err := resource.Get[*pb.Secret](r.t.Context(), r.db, name)
 	var s *pb.Secret
 	if err != nil {
@@ -32,9 +32,7 @@ func (r *room) secret(name, password string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.mu.Lock()
 	r.versions[name] = s.Metadata.ResourceVersion
-	r.mu.Unlock()
 }
 
 func TestFleet_RefusedLogin(t *testing.T) {
