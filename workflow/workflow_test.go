@@ -143,7 +143,7 @@ func TestController_Create_Refuses(t *testing.T) {
 			{"a template that isn't there", with("x", "m", "debian"), "template/x: not found"},
 			{"a missing input", with("t", "m", ""), "workflow/w: spec.inputs.image: the template needs this input"},
 			{"an image and a secret that aren't there", with("t", "m", "debian"), `workflow/w: spec.template: the template speaks of secret "disk", which is not there: apply it first; spec.inputs: step "w" writes image "debian", which is not there: apply it first`},
-			{"a template with a mistake", with("typo", "m", ""), `workflow/w: spec.steps[0].if: machine has no field "lables"; there are addresses, annotations, inventory, labels, name, spec, state, uid, warm`},
+			{"a template with a mistake", with("typo", "m", ""), `workflow/w: spec.steps[0].if: machine has no field "lables"; there are addresses, annotations, bmc, inventory, labels, name, spec, state, uid, warm`},
 		}
 		for _, tt := range tests {
 			_, err := w.c.Create(t.Context(), tt.wf)
