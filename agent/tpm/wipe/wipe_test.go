@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,7 +171,13 @@ func TestE2E_Clear(t *testing.T) {
 		_, err := tpm2.HierarchyChangeAuth{AuthHandle: tpm2.AuthHandle{Handle: h, Auth: tpm2.PasswordAuth([]byte(old))}, NewAuth: tpm2.TPM2BAuth{Buffer: []byte(password)}}.Execute(chip)
 		return err
 	}
-	if err := own(tpm2.TPMRHOwner, "", "theirs"); err != nil {
+	// The first command connects: the socket's file is there before swtpm listens.
+	err := own(tpm2.TPMRHOwner, "", "theirs")
+	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+		err = own(tpm2.TPMRHOwner, "", "theirs")
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	one := New(Config{Sys: sysfs(t, map[string]string{"tpm_version_major": "2"}), Open: func() (transport.TPMCloser, error) { return keep{chip}, nil }})
