@@ -46,7 +46,7 @@ e2e-all: ignition-image live-image e2e
 LIFE   = TestLife|TestErase|TestHardware|TestRescue|TestStorage.*
 FAULTS = TestBMCFaults|TestKilled
 # Those whose tests do more with the switch; make test has run all others already.
-E2E_PACKAGES = $(addprefix ./,$(sort $(dir $(shell grep -rlF BEDPLATE_E2E --include=*_test.go agent lab test/interop))))
+E2E_PACKAGES = $(addprefix ./,$(sort $(dir $(shell grep -rlF BEDPLATE_E2E --include=*_test.go agent images lab test/interop))))
 e2e-life:
 	BEDPLATE_E2E=1 $(GO) test -count=1 -v -timeout 80m -run '^($(LIFE))$$' ./test/e2e
 e2e-boot:
