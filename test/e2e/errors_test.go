@@ -83,8 +83,12 @@ func TestErrors(t *testing.T) {
 
 	r.waitState(installTime, "machine", "m1", "available", "failed")
 	r.images()
-	t.Run("a truncated image fails, and the disk boots nothing", func(t *testing.T) {
-		r.in(t).badWrite("truncated", "--file", filepath.Join(r.dir, "truncated.zst"))
+	t.Run("a truncated image is not imported", func(t *testing.T) {
+		_, err := r.in(t).run("image", "import", "truncated", "--file", filepath.Join(r.dir, "truncated.zst"))
+		wantError(t, err, "storing image/truncated", "decompressing zstd: the file ends too early")
+	})
+	t.Run("one that is kept as it comes fails, and the disk boots nothing", func(t *testing.T) {
+		r.in(t).badWrite("truncated", "--no-convert", "--file", filepath.Join(r.dir, "truncated.zst"))
 		r.in(t).wantFailure("truncated", "decompressing zstd: the file ends too early")
 	})
 	t.Run("an image that its server cuts short fails, and the disk boots nothing", func(t *testing.T) {
