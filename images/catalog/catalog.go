@@ -50,8 +50,6 @@ type Entry struct {
 	Files []File `yaml:"files"`
 	// Keys that sign releases.
 	Keys []Key `yaml:"keys"`
-	// SBOM is the URL of the bill of materials, where one is published.
-	SBOM string `yaml:"sbom"`
 	// Configuration is how it is configured, as Image.spec.configuration has it.
 	Configuration string `yaml:"configuration"`
 	// RootPartition as Image.spec.root_partition has it.
@@ -85,7 +83,7 @@ type Versions struct {
 }
 
 // File is one file of a release. Texts may have {channel}, {version}, {arch}, {major} (of the channel) and {number};
-// Checksums, Signature and SBOM also {file}, the file's name.
+// Checksums and Signature also {file}, the file's name.
 type File struct {
 	// Role is disk, kernel, initramfs, rootfs or iso.
 	Role string `yaml:"role"`

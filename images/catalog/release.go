@@ -72,7 +72,6 @@ type Release struct {
 	Entry                  *Entry
 	Channel, Version, Arch string
 	Files                  []ReleaseFile
-	SBOM                   string
 }
 
 // ReleaseFile is a file of a release with its URLs.
@@ -93,7 +92,7 @@ func (e *Entry) Release(channel, version, arch string) (*Release, error) {
 		return nil, fmt.Errorf("%q is no version of %s", version, e.Name)
 	}
 	words["version"] = version
-	r := &Release{Entry: e, Channel: channel, Version: version, Arch: orDefault(arch), SBOM: fill(e.SBOM, words)}
+	r := &Release{Entry: e, Channel: channel, Version: version, Arch: orDefault(arch)}
 	for _, f := range e.Files {
 		out := ReleaseFile{Role: f.Role, URL: fill(f.URL, words), Format: f.Format}
 		out.Name = path.Base(out.URL)
